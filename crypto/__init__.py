@@ -1,0 +1,1 @@
+"""Keys, ciphertext, certificates and the hash tree: the only package that touches primitives."""

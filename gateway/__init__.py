@@ -1,0 +1,1 @@
+"""Every edge: DIMSE, DICOMweb, HL7, web pages and the command."""

@@ -1,0 +1,1 @@
+"""Reports: written, signed, made into documents, delivered."""

@@ -1,0 +1,1 @@
+"""Reading work as DICOM Unified Procedure Steps."""
