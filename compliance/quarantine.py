@@ -1,0 +1,79 @@
+"""What cannot be proved clean waits here, sealed, with a reason and a way out; nothing of it is ever shown to a reader."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+
+from sqlmodel import Field, Session, SQLModel, col, select
+
+from compliance import audit
+from compliance.database import UtcDateTime
+from crypto.errors import Conflict, NotFound
+
+
+class QuarantineState(StrEnum):
+    HELD = "HELD"
+    #: A person decided that it may be tried again (after repair at the hospital, or with another setting).
+    RELEASED = "RELEASED"
+    REJECTED = "REJECTED"
+
+
+class QuarantineItem(SQLModel, table=True):
+    __tablename__ = "quarantine_item"
+    item_pk: int | None = Field(default=None, primary_key=True)
+    hospital_id: str = Field(foreign_key="hospital.hospital_id", index=True)
+    #: The received study (gateway/received.py) that is held.
+    received_study_pk: int = Field(index=True)
+    reason_code: str
+    #: "(gggg,eeee)" where an element is the reason; never its value.
+    element_tag: str | None = None
+    detail: str = ""
+    instance_count: int
+    state: str = QuarantineState.HELD
+    held_at: datetime = Field(sa_type=UtcDateTime)
+    decided_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    decided_by: str | None = None
+    decision_note: str | None = None
+
+
+def hold(session: Session, *, hospital_id: str, received_study_pk: int, reason_code: str, element_tag: str | None, detail: str,
+         instance_count: int, actor: str, now: datetime) -> QuarantineItem:
+    """The received study is held with its reason; an audit entry says so. Holding twice for one reason is one item."""
+    standing = session.exec(select(QuarantineItem).where(
+        QuarantineItem.received_study_pk == received_study_pk, QuarantineItem.state == QuarantineState.HELD)).first()
+    if standing is not None and standing.reason_code == reason_code:
+        standing.instance_count = instance_count
+        session.add(standing)
+        return standing
+    item = QuarantineItem(hospital_id=hospital_id, received_study_pk=received_study_pk, reason_code=reason_code, element_tag=element_tag,
+                          detail=detail, instance_count=instance_count, held_at=now)
+    session.add(item)
+    session.flush()
+    audit.append(session, audit.AuditEvent(
+        event_id=audit.EventId.PROCEDURE_RECORD, event_type=audit.EventType.QUARANTINE, action=audit.Action.CREATE, actor=actor,
+        outcome=audit.Outcome.MINOR_FAILURE, hospital_id=hospital_id, object_id=f"quarantine/{item.item_pk}",
+        detail={"reason": reason_code, "tag": element_tag or "", "instances": instance_count}), at=now)
+    return item
+
+
+def settle(session: Session, item_pk: int, state: QuarantineState, *, actor: str, note: str, now: datetime) -> QuarantineItem:
+    """A person released or rejected the held study. Raises: NotFound, Conflict when somebody was quicker."""
+    item = session.exec(select(QuarantineItem).where(QuarantineItem.item_pk == item_pk).with_for_update()).first()
+    if item is None:
+        raise NotFound(f"no quarantine item {item_pk}")
+    if item.state != QuarantineState.HELD:
+        raise Conflict("ALREADY_SETTLED")
+    item.state, item.decided_at, item.decided_by, item.decision_note = state, now, actor, note
+    session.add(item)
+    audit.append(session, audit.AuditEvent(
+        event_id=audit.EventId.PROCEDURE_RECORD, event_type=audit.EventType.QUARANTINE, action=audit.Action.UPDATE, actor=actor,
+        hospital_id=item.hospital_id, object_id=f"quarantine/{item.item_pk}", detail={"state": state}), at=now)
+    return item
+
+
+def held_items(session: Session, hospital_id: str | None = None) -> list[QuarantineItem]:
+    query = select(QuarantineItem).where(QuarantineItem.state == QuarantineState.HELD)
+    if hospital_id is not None:
+        query = query.where(QuarantineItem.hospital_id == hospital_id)
+    return list(session.exec(query.order_by(col(QuarantineItem.held_at))).all())
