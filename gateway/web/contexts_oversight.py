@@ -1,0 +1,290 @@
+"""What the pages of hospitals, privacy officers and operators are given; the rules of contexts.py hold here too.
+
+Only the classes under "Edge" carry a patient's identity; they are for staff of that patient's hospital alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Literal
+
+from gateway.web.contexts import Choice, Paging, Reason, Shell, Tone
+
+# --- Edge: these alone carry a patient's identity ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LifeStep:
+    """One of the nine steps of a study's life."""
+
+    name: str
+    at: datetime | None
+    state: Literal["done", "now", "waiting", "failed"]
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class DeliveryRow:
+    """One document on its way to one destination. No identity: the operator sees these too."""
+
+    delivery_id: str
+    document: str  # "Final report 1"
+    channel: str  # "Encapsulated PDF to H1_PACS by C-STORE"
+    status: str  # "Delivered", "Next try", "Dead letter", "Released"
+    tone: Tone
+    attempts: int
+    last_error: str = ""  # constant code and clause, never the peer's own text
+    next_attempt_at: datetime | None = None
+    receipt: str = ""  # "0000H Success, 2026-11-22 10:31 UTC"
+    pseudonym: str = ""
+    hospital_name: str = ""
+    may_release: bool = False
+
+
+@dataclass(frozen=True)
+class HospitalStudy:
+    """A study at its own hospital, under the patient's name."""
+
+    study_key: str  # row key in URLs; nothing of the patient
+    patient_name: str
+    patient_id: str
+    birth_on: date | None
+    sex: str
+    accession_number: str
+    modality: str
+    description: str
+    study_on: date | None
+    received_at: datetime
+    instance_count: int
+    status: str
+    tone: Tone
+    due_at: datetime | None
+    steps: tuple[LifeStep, ...]
+    eligible_reader_count: int | None = None  # None once claimed
+    unclaimed_reasons: tuple[Reason, ...] = ()  # why nobody has claimed it: reasons with the number of readers they stop
+    deliveries: tuple[DeliveryRow, ...] = ()
+    report_href: str | None = None
+    report_label: str = ""
+
+
+@dataclass(frozen=True)
+class HospitalStudiesPage:
+    """studies.html.j2; GET /studies?q=&state=. POST /deliveries/{delivery_id}/release (form: csrf_token, reason)."""
+
+    shell: Shell
+    studies: tuple[HospitalStudy, ...]
+    paging: Paging
+    now: datetime
+    q: str = ""
+    state: str = ""
+    states: tuple[Choice, ...] = ()
+
+
+# --- Oversight -----------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DeliveriesPage:
+    """deliveries.html.j2; GET /deliveries?state=. Pseudonyms only."""
+
+    shell: Shell
+    rows: tuple[DeliveryRow, ...]
+    paging: Paging
+    state: str = ""
+    states: tuple[Choice, ...] = ()
+
+
+@dataclass(frozen=True)
+class QuarantineRow:
+    quarantine_id: str
+    received_at: datetime
+    hospital_name: str
+    calling_ae_title: str
+    reason: Reason
+    tag: str  # "(gggg,eeee)", or ""
+    keyword: str  # "BurnedInAnnotation", or ""
+    modality: str
+    instance_count: int
+    status: str
+    tone: Tone
+
+
+@dataclass(frozen=True)
+class QuarantinePage:
+    """quarantine.html.j2; GET /quarantine?state=&reason="""
+
+    shell: Shell
+    rows: tuple[QuarantineRow, ...]
+    paging: Paging
+    state: str = ""
+    states: tuple[Choice, ...] = ()
+    reason: str = ""
+    reasons: tuple[Choice, ...] = ()
+
+
+@dataclass(frozen=True)
+class QuarantineItemPage:
+    """quarantine_item.html.j2; GET /quarantine/{quarantine_id}.
+
+    POST .../release, .../reject, .../repair (form: csrf_token, reason, and for repair: repair = one of `repairs`).
+    """
+
+    shell: Shell
+    row: QuarantineRow
+    what_happened: str  # which instances, which rule, which clause; never the value found
+    what_to_do: str
+    facts: tuple[tuple[str, str], ...] = ()
+    may_release: bool = False
+    may_reject: bool = False
+    repairs: tuple[Choice, ...] = ()
+    history: tuple[LifeStep, ...] = ()
+
+
+@dataclass(frozen=True)
+class AuditEntry:
+    index: int
+    at: datetime
+    event: str  # "Instances accessed"
+    outcome: Literal["success", "refused", "failure"]
+    principal: str
+    role: str
+    pseudonym: str
+    subject: str  # the object acted on
+    route: str = ""  # "DE → CH"
+    decision_digest: str = ""
+    reason_code: str = ""
+
+
+@dataclass(frozen=True)
+class TreeHead:
+    """`verification` is what the last run of the verifier found, not a wish."""
+
+    size: int
+    root: str
+    origin: str
+    signed_at: datetime | None
+    verification: str  # "Verified: every entry stands under this head", "Not verified yet", "Broken at entry 311"
+    tone: Tone
+    verified_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class PrivacyPage:
+    """privacy.html.j2; GET /privacy?q=&event=&outcome=&since=&until="""
+
+    shell: Shell
+    entries: tuple[AuditEntry, ...]
+    tree_head: TreeHead
+    paging: Paging
+    q: str = ""
+    event: str = ""
+    events: tuple[Choice, ...] = ()
+    outcome: str = ""
+    since: str = ""
+    until: str = ""
+
+
+@dataclass(frozen=True)
+class DecisionRow:
+    digest: str
+    at: datetime
+    action: str
+    principal: str
+    pseudonym: str
+    route: str
+    outcome: Literal["ALLOW", "ALLOW_WITH_OBLIGATIONS", "REFER", "DENY"]
+    reasons: tuple[Reason, ...] = ()
+
+
+@dataclass(frozen=True)
+class DecisionsPage:
+    """decisions.html.j2; GET /privacy/decisions?q=&outcome="""
+
+    shell: Shell
+    rows: tuple[DecisionRow, ...]
+    paging: Paging
+    q: str = ""
+    outcome: str = ""
+
+
+@dataclass(frozen=True)
+class GateResult:
+    gate: str  # "G2"
+    name: str  # "Transfer mechanism"
+    outcome: str
+    tone: Tone
+    rules: tuple[str, ...] = ()  # "eu.adequacy.ch: Decision 2000/518/EC"
+    evidence: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DecisionPage:
+    """decision.html.j2; GET /privacy/decisions/{digest}: one page to print that answers why this was shown, there, then."""
+
+    shell: Shell
+    decision: DecisionRow
+    question: str  # "May M. Weber in CH open study 7KQ2… of St. Anna, DE?"
+    gates: tuple[GateResult, ...]
+    facts: tuple[tuple[str, str, str], ...]  # name, value, source
+    obligations: tuple[str, ...]
+    valid_until: datetime | None
+    law_digest: str
+    replay: str  # "Came out byte for byte on 2026-11-22 10:40 UTC", "Not replayed"
+    log_index: int | None = None
+    log_proof: tuple[str, ...] = ()
+    tree_root: str = ""
+
+
+# --- Registers: readers, credentials, evidence, consents, hospitals ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cell:
+    text: str
+    tone: Tone | None = None
+    href: str | None = None
+    is_code: bool = False
+
+
+@dataclass(frozen=True)
+class RowAction:
+    """A form of one button; `asks_reason` adds a required field named reason."""
+
+    href: str
+    label: str
+    asks_reason: bool = False
+    is_grave: bool = False
+
+
+@dataclass(frozen=True)
+class RegisterRow:
+    cells: tuple[Cell, ...]
+    actions: tuple[RowAction, ...] = ()
+
+
+@dataclass(frozen=True)
+class FormField:
+    name: str
+    label: str
+    kind: Literal["text", "date", "select", "textarea"] = "text"
+    choices: tuple[Choice, ...] = ()
+    is_required: bool = True
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class RegisterPage:
+    """register.html.j2: /readers, /credentials, /evidence, /consents, /hospitals. `add_href` takes the form with csrf_token and `fields`."""
+
+    shell: Shell
+    heading: str
+    intro: str
+    columns: tuple[str, ...]
+    rows: tuple[RegisterRow, ...]
+    paging: Paging
+    q: str = ""
+    add_href: str | None = None
+    add_label: str = ""
+    fields: tuple[FormField, ...] = ()
+    empty_text: str = "Nothing is registered yet."
