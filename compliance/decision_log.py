@@ -1,0 +1,74 @@
+"""Every decision that had an effect, kept whole: the canonical record that `readgate replay` reproduces byte for byte."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import JSON, Column
+from sqlmodel import Field, Session, SQLModel, col, select
+
+from compliance import audit
+from compliance.database import UtcDateTime
+from compliance.decision import Decision, decide
+from compliance.lawbook import LawBundle
+from crypto.canonical import canonical_json
+from crypto.errors import NotFound
+
+
+class DecisionRow(SQLModel, table=True):
+    __tablename__ = "decision"
+    #: "sha256:<hex>" of the canonical record.
+    digest: str = Field(primary_key=True)
+    decided_at: datetime = Field(sa_type=UtcDateTime, index=True)
+    action: str
+    reader_id: str = Field(index=True)
+    hospital_id: str = Field(index=True)
+    study_instance_uid: str = Field(index=True)
+    outcome: str
+    reasons: list[str] = Field(sa_column=Column(JSON, nullable=False))
+    obligations: list[str] = Field(sa_column=Column(JSON, nullable=False))
+    valid_until: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    is_alert: bool = False
+    #: The canonical JSON of the record, as text.
+    record: str
+
+
+def decide_and_record(session: Session, law: LawBundle, facts: dict[str, Any], *, study_instance_uid: str, actor: str, at: datetime) -> Decision:
+    """The decision on `facts`, kept with its record and an audit entry in the caller's transaction, whatever its outcome."""
+    decision = decide(facts, law)
+    row = session.get(DecisionRow, decision.digest)
+    if row is None:
+        session.add(DecisionRow(
+            digest=decision.digest, decided_at=at, action=facts["action"], reader_id=facts["reader"]["id"],
+            hospital_id=facts["origin"]["hospital"], study_instance_uid=study_instance_uid, outcome=decision.outcome,
+            reasons=list(decision.reasons), obligations=list(decision.obligations), valid_until=valid_until_of(decision),
+            is_alert=decision.alert, record=canonical_json(decision.record()).decode()))
+    is_allowed = decision.outcome == "ALLOW"
+    audit.append(session, audit.AuditEvent(
+        event_id=audit.EventId.SECURITY_ALERT, event_type=audit.EventType.DECIDE, action=audit.Action.EXECUTE, actor=actor,
+        outcome=audit.Outcome.SUCCESS if is_allowed else audit.Outcome.SERIOUS_FAILURE, hospital_id=facts["origin"]["hospital"],
+        study_instance_uid=study_instance_uid, decision_digest=decision.digest,
+        detail={"action": facts["action"], "outcome": decision.outcome, "reasons": list(decision.reasons)[:40],
+                "reader": facts["reader"]["id"]}), at=at)
+    return decision
+
+
+def valid_until_of(decision: Decision) -> datetime | None:
+    """`valid_until` as an aware instant; None for a refusal."""
+    if decision.valid_until is None:
+        return None
+    return datetime.fromisoformat(decision.valid_until)
+
+
+def require_decision(session: Session, digest: str) -> DecisionRow:
+    """Raises: NotFound."""
+    row = session.get(DecisionRow, digest)
+    if row is None:
+        raise NotFound("no such decision")
+    return row
+
+
+def decisions_of_study(session: Session, study_instance_uid: str) -> list[DecisionRow]:
+    return list(session.exec(select(DecisionRow).where(DecisionRow.study_instance_uid == study_instance_uid)
+                             .order_by(col(DecisionRow.decided_at))).all())

@@ -1,0 +1,160 @@
+"""Claim, heartbeat, release, expiry: exactly one reader holds a study, under a lease tied to the login.
+
+Invariants
+- At most one procedure step of a study is IN PROGRESS, and exactly one reader holds its Transaction UID.
+- A claim stands on an ALLOW decided in the same transaction; a refusal is recorded and audited too.
+- A lease ends at its expiry, at the end of the login, or when the right ends; the step is then canceled with the reason and a successor
+  is scheduled with the old deadline (the clock does not start anew because a reader walked away).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlmodel import Session, col, select
+
+from compliance import audit
+from compliance.credential import require_reader
+from compliance.database import Database
+from compliance.decision_log import decide_and_record, valid_until_of
+from compliance.facts import gather_facts
+from compliance.lawbook import LawBundle
+from compliance.principal import LoginSession, is_live
+from compliance.study import study_by_pk
+from crypto.errors import NotAllowed
+from worklist.procedure_step import State, require_transition
+from worklist.workitem import ProcedureStep, held_steps, locked_step, require_step, transaction_uid_digest
+
+LEASE_MINUTES = 15
+#: A reader who holds more than this is harvesting, not reading (threat T9).
+OPEN_CLAIMS_MAX = 3
+
+
+@dataclass(frozen=True)
+class Claim:
+    procedure_step_uid: str
+    transaction_uid: str
+    lease_expires_at: datetime
+    decision_digest: str
+    obligations: list[str]
+
+
+def claim(database: Database, law: LawBundle, *, procedure_step_uid: str, reader_id: str, login_digest: str, transaction_uid: str,
+          now: datetime) -> Claim:
+    """The reader holds the step, and nobody else does.
+
+    Raises: NotFound; Conflict (somebody holds it, or it ended); NotAllowed with the first reason of the decision, after it was recorded.
+    """
+    # A look without the write lock first: of many who want one step, all but the winner leave here.
+    with database.reading() as session:
+        require_transition(State(require_step(session, procedure_step_uid).state), State.IN_PROGRESS, is_transaction_uid_right=True)
+    refusal: NotAllowed | None = None
+    result: Claim | None = None
+    with database.transaction() as session:
+        step = locked_step(session, procedure_step_uid)
+        require_transition(State(step.state), State.IN_PROGRESS, is_transaction_uid_right=True)
+        login = _live_login(session, login_digest, reader_id, now)
+        if len(held_steps(session, reader_id)) >= OPEN_CLAIMS_MAX:
+            raise NotAllowed("TOO_MANY_OPEN_CLAIMS", f"at most {OPEN_CLAIMS_MAX} studies at a time")
+        study = study_by_pk(session, step.study_pk)
+        reader = require_reader(session, reader_id)
+        facts = gather_facts(session, action="VIEW", study=study, reader=reader, login=login, at=now)
+        decision = decide_and_record(session, law, facts, study_instance_uid=study.study_instance_uid, actor=reader_id, at=now)
+        if decision.outcome == "ALLOW" and step.is_final_required and "PRELIMINARY_ONLY" in decision.obligations:
+            refusal = NotAllowed("FINAL_READER_REQUIRED", "this step needs a reader who may sign finally")
+        elif decision.outcome != "ALLOW":
+            refusal = NotAllowed(next(iter(decision.reasons), "DENIED"), ", ".join(decision.reasons))
+        else:
+            step.state, step.claiming_reader_id, step.claimed_at = State.IN_PROGRESS, reader_id, now
+            step.transaction_uid_digest, step.login_digest = transaction_uid_digest(transaction_uid), login_digest
+            step.lease_expires_at = min(filter(None, (now + timedelta(minutes=LEASE_MINUTES), login.expires_at, valid_until_of(decision))))
+            step.obligations = list(decision.obligations)
+            session.add(step)
+            session.flush()
+            result = Claim(procedure_step_uid, transaction_uid, step.lease_expires_at, decision.digest, list(decision.obligations))
+        audit.append(session, audit.AuditEvent(
+            event_id=audit.EventId.ORDER_RECORD, event_type=audit.EventType.CLAIM, action=audit.Action.UPDATE, actor=reader_id,
+            outcome=audit.Outcome.SUCCESS if refusal is None else audit.Outcome.SERIOUS_FAILURE, hospital_id=step.hospital_id,
+            study_instance_uid=study.study_instance_uid, object_id=procedure_step_uid, decision_digest=decision.digest,
+            detail={"refused": refusal.reason_code if refusal else ""}), at=now)
+    if refusal is not None:
+        raise refusal
+    assert result is not None
+    return result
+
+
+def require_claim(session: Session, procedure_step_uid: str, reader_id: str, login_digest: str, *, now: datetime) -> ProcedureStep:
+    """The step, locked, held by this reader in this login under a running lease. Raises: NotFound, NotAllowed(NOT_YOUR_CLAIM)."""
+    step = locked_step(session, procedure_step_uid)
+    is_held = (step.state == State.IN_PROGRESS and step.claiming_reader_id == reader_id and step.login_digest == login_digest
+               and step.lease_expires_at is not None and now < step.lease_expires_at)
+    if not is_held:
+        raise NotAllowed("NOT_YOUR_CLAIM", "the claim ended or belongs to somebody else")
+    _live_login(session, login_digest, reader_id, now)
+    return step
+
+
+def heartbeat(database: Database, *, procedure_step_uid: str, reader_id: str, login_digest: str, now: datetime) -> datetime:
+    """The lease runs on; its new end. Raises: NotFound, NotAllowed."""
+    with database.transaction() as session:
+        step = require_claim(session, procedure_step_uid, reader_id, login_digest, now=now)
+        login = _live_login(session, login_digest, reader_id, now)
+        step.lease_expires_at = min(now + timedelta(minutes=LEASE_MINUTES), login.expires_at)
+        session.add(step)
+        return step.lease_expires_at
+
+
+def release(database: Database, *, procedure_step_uid: str, reader_id: str, login_digest: str, now: datetime,
+            new_uid: Callable[[], str], reason: str = "RELEASED_BY_READER") -> str:
+    """The reader gives the study back; the UID of the step that is now on the list. Raises: NotFound, NotAllowed."""
+    with database.transaction() as session:
+        step = require_claim(session, procedure_step_uid, reader_id, login_digest, now=now)
+        return end_claim(session, step, actor=reader_id, reason=reason, event_type=audit.EventType.RELEASE, now=now, new_uid=new_uid)
+
+
+def expire_leases(database: Database, *, now: datetime, new_uid: Callable[[], str]) -> list[str]:
+    """Every claim whose lease ran out, or whose login ended, is back on the list; the UIDs of the steps that ended."""
+    ended = []
+    with database.transaction() as session:
+        steps = session.exec(select(ProcedureStep).where(ProcedureStep.state == State.IN_PROGRESS)
+                             .order_by(col(ProcedureStep.procedure_step_uid)).with_for_update()).all()
+        for step in steps:
+            login = session.get(LoginSession, step.login_digest) if step.login_digest else None
+            is_running = step.lease_expires_at is not None and now < step.lease_expires_at
+            if is_running and login is not None and is_live(login, now):
+                continue
+            ended.append(step.procedure_step_uid)
+            end_claim(session, step, actor="readgate/expire", reason="LEASE_EXPIRED", event_type=audit.EventType.LEASE_EXPIRED,
+                      now=now, new_uid=new_uid)
+    return ended
+
+
+def end_claim(session: Session, step: ProcedureStep, *, actor: str, reason: str, event_type: audit.EventType, now: datetime,
+              new_uid: Callable[[], str]) -> str:
+    """`step` is CANCELED with `reason` and a successor is SCHEDULED with its deadline; the successor's UID. The row is locked already."""
+    require_transition(State(step.state), State.CANCELED, is_transaction_uid_right=True)
+    step.state, step.ended_at, step.cancellation_reason = State.CANCELED, now, reason
+    successor = ProcedureStep(
+        procedure_step_uid=new_uid(), study_pk=step.study_pk, hospital_id=step.hospital_id, workitem_code=step.workitem_code,
+        priority=step.priority, label=step.label, scheduled_at=now, expected_completion_at=step.expected_completion_at,
+        amendment=step.amendment, predecessor_uid=step.procedure_step_uid, is_final_required=step.is_final_required, routing=step.routing)
+    session.add(step)
+    session.add(successor)
+    session.flush()
+    study = study_by_pk(session, step.study_pk)
+    audit.append(session, audit.AuditEvent(
+        event_id=audit.EventId.ORDER_RECORD, event_type=event_type, action=audit.Action.UPDATE, actor=actor, hospital_id=step.hospital_id,
+        study_instance_uid=study.study_instance_uid, object_id=step.procedure_step_uid,
+        detail={"reason": reason, "successor": successor.procedure_step_uid}), at=now)
+    return successor.procedure_step_uid
+
+
+def _live_login(session: Session, login_digest: str, reader_id: str, now: datetime) -> LoginSession:
+    login = session.get(LoginSession, login_digest)
+    if login is None or login.principal_id != reader_id or not is_live(login, now):
+        raise NotAllowed("SESSION_ENDED")
+    return login
+
+

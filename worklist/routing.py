@@ -1,0 +1,96 @@
+"""Route: a study that is complete and clean becomes work, and for each reader it is decided whether it may be theirs.
+
+True when `route` returned: the procedure step is SCHEDULED with its deadline, the decision on every reader is on record, and the audit
+entry stands, in one transaction. Calling it again for the same study changes nothing (everything a worker does may happen twice).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlmodel import Session, col, select
+
+from compliance import audit
+from compliance.credential import Reader
+from compliance.decision_log import decide_and_record
+from compliance.facts import gather_facts
+from compliance.hospital import require_hospital
+from compliance.lawbook import LawBundle
+from compliance.principal import Principal
+from compliance.study import Study
+from worklist.procedure_step import WorkitemCode
+from worklist.workitem import ProcedureStep, open_steps_of_study
+
+#: Where a hospital names no turnaround for a priority.
+TURNAROUND_MINUTES_DEFAULT = 240
+ACTOR = "readgate/route"
+
+
+@dataclass(frozen=True)
+class Routing:
+    procedure_step_uid: str
+    expected_completion_at: datetime
+    #: Readers who may read it, and for each other one the reasons.
+    eligible: list[str]
+    refused: dict[str, list[str]]
+    is_new: bool
+
+
+def route(session: Session, law: LawBundle, study: Study, *, now: datetime, new_uid: Callable[[], str]) -> Routing:
+    """See the module. An amendment of a study whose step is still open is marked on that step.
+
+    Raises: IntegrityFailure where rows contradict each other.
+    """
+    assert study.study_pk is not None
+    standing = session.exec(select(ProcedureStep).where(ProcedureStep.study_pk == study.study_pk)
+                            .order_by(col(ProcedureStep.scheduled_at).desc())).first()
+    if standing is not None and standing.amendment >= study.amendment:
+        return Routing(standing.procedure_step_uid, standing.expected_completion_at, list(standing.routing.get("eligible", [])),
+                       dict(standing.routing.get("refused", {})), is_new=False)
+    eligible, refused = decide_for_all(session, law, study, now=now)
+    due_at = study.completed_at + timedelta(minutes=_turnaround_minutes(session, study))
+    routing = {"eligible": eligible, "refused": refused}
+    open_steps = open_steps_of_study(session, study.study_pk)
+    if open_steps:
+        step, is_new = open_steps[0], False
+        step.amendment, step.routing = study.amendment, routing
+    else:
+        is_new = True
+        step = ProcedureStep(
+            procedure_step_uid=new_uid(), study_pk=study.study_pk, hospital_id=study.hospital_id, priority=study.priority,
+            workitem_code=WorkitemCode.INTERPRETATION, label=_label(study), scheduled_at=now, expected_completion_at=due_at,
+            amendment=study.amendment, routing=routing)
+    session.add(step)
+    session.flush()
+    audit.append(session, audit.AuditEvent(
+        event_id=audit.EventId.PROCEDURE_RECORD, event_type=audit.EventType.ROUTE if is_new else audit.EventType.AMENDED,
+        action=audit.Action.CREATE if is_new else audit.Action.UPDATE, actor=ACTOR, hospital_id=study.hospital_id,
+        study_instance_uid=study.study_instance_uid, object_id=step.procedure_step_uid,
+        detail={"eligible": len(eligible), "refused": len(refused), "amendment": study.amendment}), at=now)
+    return Routing(step.procedure_step_uid, step.expected_completion_at, eligible, refused, is_new)
+
+
+def decide_for_all(session: Session, law: LawBundle, study: Study, *, now: datetime) -> tuple[list[str], dict[str, list[str]]]:
+    """(readers who may read the study, reasons for each who may not); each decision is recorded."""
+    eligible: list[str] = []
+    refused: dict[str, list[str]] = {}
+    readers = session.exec(select(Reader).join(Principal, col(Principal.principal_id) == Reader.reader_id)
+                           .where(Principal.is_active).order_by(col(Reader.reader_id))).all()
+    for reader in readers:
+        facts = gather_facts(session, action="ROUTE", study=study, reader=reader, login=None, at=now)
+        decision = decide_and_record(session, law, facts, study_instance_uid=study.study_instance_uid, actor=ACTOR, at=now)
+        if decision.outcome == "ALLOW":
+            eligible.append(reader.reader_id)
+        else:
+            refused[reader.reader_id] = list(decision.reasons)
+    return eligible, refused
+
+
+def _turnaround_minutes(session: Session, study: Study) -> int:
+    return require_hospital(session, study.hospital_id).turnaround_minutes.get(study.priority, TURNAROUND_MINUTES_DEFAULT)
+
+
+def _label(study: Study) -> str:
+    return " ".join(part for part in (study.modality, study.body_part or "", study.description) if part)[:64]
