@@ -1,0 +1,1 @@
+"""Sample studies made by code, under invented names."""
