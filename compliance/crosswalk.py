@@ -93,7 +93,7 @@ def ensure_patient(session: Session, keys: KeyStore, hospital_id: str, patient_i
 
 def seal_study_identity(session: Session, keys: KeyStore, study: Study, lookup: str, identity: Mapping[str, Any]) -> None:
     """The identity document of the study is in the crosswalk, replacing an earlier one of the same study."""
-    sealed = seal_small(open_study_key(keys, study).object_key("identity"), canonical_json(dict(identity)), _study_context(study))
+    sealed = seal_small(open_study_key(keys, study).purpose_key("identity"), canonical_json(dict(identity)), _study_context(study))
     link = session.exec(select(StudyLink).where(StudyLink.hospital_id == study.hospital_id, StudyLink.study_lookup == lookup)).first()
     if link is None:
         link = StudyLink(hospital_id=study.hospital_id, study_lookup=lookup, study_instance_uid=study.study_instance_uid, sealed=sealed)
@@ -109,7 +109,7 @@ def open_study_identity(session: Session, keys: KeyStore, study: Study, *, actor
     link = session.exec(select(StudyLink).where(StudyLink.study_instance_uid == study.study_instance_uid)).first()
     if link is None:
         raise NotFound("the crosswalk does not know the study")
-    opened: dict[str, Any] = json.loads(open_small(open_study_key(keys, study).object_key("identity"), link.sealed, _study_context(study)))
+    opened: dict[str, Any] = json.loads(open_small(open_study_key(keys, study).purpose_key("identity"), link.sealed, _study_context(study)))
     audit.append(session, audit.AuditEvent(
         event_id=audit.EventId.PATIENT_RECORD, event_type=audit.EventType.REIDENTIFY, action=audit.Action.READ, actor=actor,
         hospital_id=study.hospital_id, study_instance_uid=study.study_instance_uid, detail={"purpose": purpose}), at=now)
