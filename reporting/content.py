@@ -4,7 +4,8 @@
 - `study_manifest_digest` is inside it, so that a signature over the report is a signature over what was read.
 - Its bytes are canonical JSON (RFC 8785): equal reports have equal bytes, and `digest` is the name of a report everywhere.
 - A `ReportContent` that exists is valid: the constructor refuses everything else.
-- An addendum or correction names the report before it by digest; a preliminary report never follows a final one (the caller's rule, who knows the chain).
+- An addendum or correction names the report before it by digest; that a preliminary report never follows a final
+  one is the rule of the caller, who knows the chain.
 """
 
 from __future__ import annotations

@@ -249,7 +249,7 @@ def page_data(source: ReportSource, now: datetime) -> dict[str, Any]:
         "title": f"{word['title']}: {examination}",
         "author": source.signed.content.reader.display_name,
         "description": status,
-        "composed": {"year": moment.year, "month": moment.month, "day": moment.day, "hour": moment.hour, "minute": moment.minute, "second": moment.second},
+        "composed": {part: getattr(moment, part) for part in ("year", "month", "day", "hour", "minute", "second")},
         "hospital": letterhead.name,
         "department": letterhead.department,
         "address": list(letterhead.address),
@@ -277,7 +277,8 @@ def page_data(source: ReportSource, now: datetime) -> dict[str, Any]:
         ),
         "report": _printed(source.signed, word),
         "earlier": [
-            {**_printed(earlier, word), "heading": f"{word['earlier_title']}: {word[earlier.content.kind.value]}"} for earlier in source.predecessors
+            {**_printed(earlier, word), "heading": f"{word['earlier_title']}: {word[earlier.content.kind.value]}"}
+            for earlier in source.predecessors
         ],
     }
 
@@ -320,4 +321,3 @@ def _instant(instant: datetime) -> str:
 
 def _grouped(hexadecimal: str) -> str:
     return " ".join(hexadecimal[start : start + 8] for start in range(0, len(hexadecimal), 8))
-

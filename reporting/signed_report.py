@@ -15,7 +15,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from crypto.canonical import canonical_json
-from crypto.errors import IntegrityFailure, RefusedContent
+from crypto.errors import BadInput, IntegrityFailure, RefusedContent
 from crypto.signing_key import sign as sign_message
 from crypto.signing_key import verify as verify_message
 from reporting.content import ReportContent, content_from_document, parse_json
@@ -57,7 +57,7 @@ def message_to_sign(content: ReportContent) -> bytes:
     return MESSAGE_PREFIX + content.to_bytes()
 
 
-def sign_report(content: ReportContent, *, wrapped_key: bytes, passphrase: str, public_key_pem: str) -> SignedReport:
+def sign_report(content: ReportContent, *, wrapped_key: bytes, passphrase: str, public_key_pem: bytes | str) -> SignedReport:
     """The report under the reader's signature, already verified against `public_key_pem`.
 
     Raises:
@@ -67,7 +67,7 @@ def sign_report(content: ReportContent, *, wrapped_key: bytes, passphrase: str, 
     message = message_to_sign(content)
     signature = sign_message(wrapped_key, passphrase, message)
     signed = SignedReport(content, canonical_public_key(public_key_pem), signature)
-    if not verify_message(signed.reader_public_key_pem, message, signature):
+    if not verify_message(signed.reader_public_key_pem.encode(), message, signature):
         raise IntegrityFailure("the reader's key does not belong to the registered public key")
     return signed
 
@@ -87,13 +87,13 @@ def open_signed_report(envelope: bytes, *, reader_key_fingerprints: Collection[s
             raise RefusedContent(MALFORMED, "format or algorithm")
         signature = base64.b64decode(document["signature"], validate=True)
         signed = SignedReport(content_from_document(document["content"]), canonical_public_key(document["reader_public_key"]), signature)
-    except (RefusedContent, TypeError, ValueError):
+    except (RefusedContent, BadInput, TypeError, ValueError):
         raise IntegrityFailure("the signed report is not of the format " + FORMAT) from None
     # 1. These bytes are the only spelling of it.
     if signed.envelope() != envelope:
         raise IntegrityFailure("the signed report is not in its canonical form")
     # 2. The key it carries signed exactly this.
-    if not verify_message(signed.reader_public_key_pem, message_to_sign(signed.content), signature):
+    if not verify_message(signed.reader_public_key_pem.encode(), message_to_sign(signed.content), signature):
         raise IntegrityFailure("the reader's signature does not match the report")
     # 3. The key is one that the verifier knows. Without a list, this step is the caller's.
     if reader_key_fingerprints is not None and signed.key_fingerprint() not in reader_key_fingerprints:
@@ -121,7 +121,7 @@ def canonical_public_key(pem: object) -> str:
     return "\n".join((_PEM_FIRST, *lines, _PEM_LAST, ""))
 
 
-def public_key_fingerprint(pem: str) -> str:
+def public_key_fingerprint(pem: bytes | str) -> str:
     """SHA-256 over the DER of the SubjectPublicKeyInfo, 64 lower-case hexadecimal digits.
 
     Raises:
@@ -131,8 +131,9 @@ def public_key_fingerprint(pem: str) -> str:
 
 
 def _public_key_der(pem: object) -> bytes:
-    lines = pem.split() if isinstance(pem, str) else []
-    text = " ".join(lines)
+    if isinstance(pem, bytes):
+        pem = pem.decode("ascii", errors="replace")
+    text = " ".join(pem.split()) if isinstance(pem, str) else ""
     if not (text.startswith(_PEM_FIRST) and text.endswith(_PEM_LAST)):
         raise RefusedContent(MALFORMED, "not a public key in PEM")
     try:

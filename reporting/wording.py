@@ -42,7 +42,8 @@ _ENGLISH = {
     "report_digest": "Report (SHA-256)",
     "images_digest": "Images (SHA-256)",
     "report_id": "Report ID",
-    "seal_notice": "The signed original is attached to this file and the file bears the hospital's electronic seal. A printout cannot be verified; the file can.",
+    "seal_notice": "The signed original is attached to this file and the file bears the hospital's electronic "
+    "seal. A printout cannot be verified; the file can.",
     "page": "Page {number} of {count}",
     "sex_M": "male",
     "sex_F": "female",
@@ -90,7 +91,8 @@ _GERMAN = {
     "report_digest": "Befund (SHA-256)",
     "images_digest": "Bilder (SHA-256)",
     "report_id": "Befund-ID",
-    "seal_notice": "Das signierte Original liegt dieser Datei bei; die Datei trägt das elektronische Siegel der Klinik. Prüfbar ist die Datei, nicht der Ausdruck.",
+    "seal_notice": "Das signierte Original liegt dieser Datei bei; die Datei trägt das elektronische Siegel "
+    "der Klinik. Prüfbar ist die Datei, nicht der Ausdruck.",
     "page": "Seite {number} von {count}",
     "sex_M": "männlich",
     "sex_F": "weiblich",
@@ -138,7 +140,8 @@ _FRENCH = {
     "report_digest": "Compte rendu (SHA-256)",
     "images_digest": "Images (SHA-256)",
     "report_id": "Identifiant du compte rendu",
-    "seal_notice": "L'original signé est joint à ce fichier, qui porte le cachet électronique de l'hôpital. Seul le fichier est vérifiable, non son impression.",
+    "seal_notice": "L'original signé est joint à ce fichier, qui porte le cachet électronique de l'hôpital. "
+    "Seul le fichier est vérifiable, non son impression.",
     "page": "Page {number} sur {count}",
     "sex_M": "masculin",
     "sex_F": "féminin",
@@ -186,7 +189,8 @@ _SPANISH = {
     "report_digest": "Informe (SHA-256)",
     "images_digest": "Imágenes (SHA-256)",
     "report_id": "ID del informe",
-    "seal_notice": "El original firmado se adjunta a este archivo, que lleva el sello electrónico del hospital. Se puede verificar el archivo, no su impresión.",
+    "seal_notice": "El original firmado se adjunta a este archivo, que lleva el sello electrónico del "
+    "hospital. Se puede verificar el archivo, no su impresión.",
     "page": "Página {number} de {count}",
     "sex_M": "masculino",
     "sex_F": "femenino",
