@@ -18,11 +18,21 @@ from compliance.study import Study
 from crypto.errors import IntegrityFailure
 
 
-def gather_facts(session: Session, *, action: str, study: Study, reader: Reader, login: LoginSession | None, at: datetime,
-                 object_kind: str = "CURRENT", purpose: str = "TREAT", break_glass: dict[str, str] | None = None) -> dict[str, Any]:
+def gather_facts(
+    session: Session,
+    *,
+    action: str,
+    study: Study,
+    reader: Reader,
+    login: LoginSession | None,
+    at: datetime,
+    object_kind: str = "CURRENT",
+    purpose: str = "TREAT",
+    break_glass: dict[str, str] | None = None,
+) -> dict[str, Any]:
     """The facts document for `reader` doing `action` with `study` at `at`.
 
-    Without a login (routing looks at readers who are not here) the login is assumed at the reader's establishment: claiming asks again.
+    Routing looks at readers who are not here: there is no login then, and the engine does not ask for one (claiming does).
     """
     hospital = require_hospital(session, study.hospital_id)
     employer = session.get(Employer, reader.employer_id)
@@ -30,20 +40,40 @@ def gather_facts(session: Session, *, action: str, study: Study, reader: Reader,
         raise IntegrityFailure(f"employer {reader.employer_id} is referred to and not there")
     evidence = standing_evidence(session, {hospital.hospital_id, employer.employer_id})
     return {
-        "at": instant(at), "action": action, "purpose": purpose,
-        "origin": {"hospital": hospital.hospital_id, "jurisdiction": hospital.jurisdiction, "sector": hospital.sector, "flags": list(hospital.flags)},
-        "object": {"kind": object_kind, "provenance": study.provenance, "modality": study.modality, "body_part": study.body_part,
-                   "id_class": study.id_class},
+        "at": instant(at),
+        "action": action,
+        "purpose": purpose,
+        "origin": {
+            "hospital": hospital.hospital_id,
+            "jurisdiction": hospital.jurisdiction,
+            "sector": hospital.sector,
+            "flags": list(hospital.flags),
+        },
+        "object": {
+            "kind": object_kind,
+            "provenance": study.provenance,
+            "modality": study.modality,
+            "body_part": study.body_part,
+            "id_class": study.id_class,
+        },
         "patient": {"jurisdiction": hospital.jurisdiction, "us_person": hospital.jurisdiction.startswith("US"), "can_consent": True},
         "payer": {"kind": hospital.payer_kind},
         "storage": {"country": hospital.storage_country},
         "reader": {
-            "id": reader.reader_id, "establishment": reader.establishment, "residence": reader.residence, "citizenship": reader.citizenship,
-            "employer": {"id": employer.employer_id, "country": employer.country, "kind": employer.kind, "role": employer.role,
-                         "coc_ownership_pct": employer.coc_ownership_pct},
+            "id": reader.reader_id,
+            "establishment": reader.establishment,
+            "residence": reader.residence,
+            "citizenship": reader.citizenship,
+            "employer": {
+                "id": employer.employer_id,
+                "country": employer.country,
+                "kind": employer.kind,
+                "role": employer.role,
+                "coc_ownership_pct": employer.coc_ownership_pct,
+            },
             "credentials": [_credential(row) for row in standing_credentials(session, reader.reader_id)],
         },
-        "login": _login(login, reader, at),
+        "login": _login(login),
         "consent": _consent(session, hospital, study),
         "evidence": [_evidence(row) for row in evidence],
         "counters": {},
@@ -57,22 +87,38 @@ def instant(at: datetime) -> str:
 
 
 def _credential(row: Credential) -> dict[str, Any]:
-    return {"kind": row.kind, **row.claim, "status": row.status, "issued": instant(row.issued_at), "expires": instant(row.expires_at),
-            "psv_at": instant(row.verified_at)}
+    return {
+        "kind": row.kind,
+        **row.claim,
+        "status": row.status,
+        "issued": instant(row.issued_at),
+        "expires": instant(row.expires_at),
+        "psv_at": instant(row.verified_at),
+    }
 
 
 def _evidence(row: Evidence) -> dict[str, Any]:
-    return {"id": row.evidence_id, "type": row.evidence_type, "parties": list(row.parties), "issued": instant(row.issued_at),
-            "expires": instant(row.expires_at), "verified_by": row.verified_by}
+    return {
+        "id": row.evidence_id,
+        "type": row.evidence_type,
+        "parties": list(row.parties),
+        "issued": instant(row.issued_at),
+        "expires": instant(row.expires_at),
+        "verified_by": row.verified_by,
+    }
 
 
-def _login(login: LoginSession | None, reader: Reader, at: datetime) -> dict[str, Any]:
+def _login(login: LoginSession | None) -> dict[str, Any]:
     if login is None:
-        country = reader.establishment.split("-")[0]
-        return {"mfa": True, "device_attested": True, "declared_country": country, "ip_country": country, "ip_kind": "BUSINESS",
-                "observed_at": instant(at)}
-    return {"mfa": login.is_mfa, "device_attested": login.is_device_attested, "declared_country": login.declared_country,
-            "ip_country": login.ip_country, "ip_kind": login.ip_kind, "observed_at": instant(login.observed_at)}
+        return {}
+    return {
+        "mfa": login.is_mfa,
+        "device_attested": login.is_device_attested,
+        "declared_country": login.declared_country,
+        "ip_country": login.ip_country,
+        "ip_kind": login.ip_kind,
+        "observed_at": instant(login.observed_at),
+    }
 
 
 def _consent(session: Session, hospital: Hospital, study: Study) -> dict[str, Any]:

@@ -6,6 +6,7 @@ patient stands in the crosswalk (crosswalk.py) and nowhere else.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -89,13 +90,23 @@ class Instance(SQLModel, table=True):
     #: (offset, length) of each frame in the opened payload.
     frame_table: list[list[int]] = Field(sa_column=Column(JSON, nullable=False))
     payload_digest: str
-    pixel_digest: str
+    pixel_digest: str | None = None
 
 
-def study_manifest_digest(study_instance_uid: str, instances: list[tuple[str, str, str]]) -> str:
-    """The digest a reader signs: every instance's UID, payload digest and pixel digest, in UID order."""
-    rows = [{"sop_instance_uid": uid, "payload": payload, "pixels": pixels} for uid, payload, pixels in sorted(instances)]
-    return digest({"v": 1, "study_instance_uid": study_instance_uid, "instances": rows})
+def study_manifest(study_instance_uid: str, instances: Iterable[Instance]) -> dict[str, Any]:
+    """What the study consists of, in UID order; its digest is what a reader signs."""
+    rows = [{"sop_instance_uid": row.sop_instance_uid, "payload_digest": row.payload_digest, "pixel_digest": row.pixel_digest}
+            for row in sorted(instances, key=lambda instance: instance.sop_instance_uid)]
+    return {"format": "readgate-study-manifest/1", "study_instance_uid": study_instance_uid, "instances": rows}
+
+
+def manifest_of(session: Session, study: Study) -> dict[str, Any]:
+    """The manifest of the study as it stands. Raises: IntegrityFailure where rows no longer give the recorded digest."""
+    assert study.study_pk is not None
+    manifest = study_manifest(study.study_instance_uid, instances_of_study(session, study.study_pk))
+    if digest(manifest) != study.manifest_digest:
+        raise IntegrityFailure(f"the instances of study {study.study_pk} are not those of its manifest")
+    return manifest
 
 
 def require_study(session: Session, study_instance_uid: str) -> Study:
@@ -131,6 +142,15 @@ def instances_of_study(session: Session, study_pk: int) -> list[Instance]:
 
 def priors_of(session: Session, study: Study) -> list[Study]:
     """Other studies of the same patient at the same hospital, newest first. What of them may be shown is the decision's business."""
-    return list(session.exec(select(Study).where(
-        Study.hospital_id == study.hospital_id, Study.patient_pseudonym == study.patient_pseudonym, Study.study_pk != study.study_pk,
-        Study.status == StudyStatus.AVAILABLE).order_by(col(Study.study_date).desc(), col(Study.study_pk).desc())).all())
+    return list(
+        session.exec(
+            select(Study)
+            .where(
+                Study.hospital_id == study.hospital_id,
+                Study.patient_pseudonym == study.patient_pseudonym,
+                Study.study_pk != study.study_pk,
+                Study.status == StudyStatus.AVAILABLE,
+            )
+            .order_by(col(Study.study_date).desc(), col(Study.study_pk).desc())
+        ).all()
+    )

@@ -1,0 +1,109 @@
+"""One running deployment: its database, keys, spool, vault and law, opened from a data folder and passed on, never imported."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from compliance.database import Database
+from compliance.lawbook import LawBundle, load_law
+from crypto.certificates import KeyAndCertificate
+from crypto.checkpoint import LogSigner
+from crypto.ed25519 import create_ed25519_key
+from crypto.errors import BadInput
+from crypto.keys import FileKeyStore, KeyStore
+from crypto.spool import Spool
+from crypto.vault import Vault, local_vault, s3_vault
+from gateway.certificate_store import CertificateStore
+from gateway.config import Settings, VaultSettings, load_settings
+from gateway.schema import migrate
+
+LOG_ORIGIN = "readgate.audit"
+
+
+@dataclass
+class Application:
+    """Everything that functions are handed. Made once per process by `open_application`."""
+
+    data: Path
+    settings: Settings
+    database: Database
+    keys: KeyStore
+    spool: Spool
+    vault: Vault
+    law: LawBundle
+    certificates: CertificateStore
+    log_signer: LogSigner
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    new_uid: Callable[[], str] = lambda: f"2.25.{uuid.uuid4().int}"
+    #: Set when the process is asked to stop; long loops look at it.
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+    def document_signer(self, hospital_id: str) -> KeyAndCertificate:
+        """The hospital's sealing key. Raises: BadInput where none was enrolled."""
+        return self.certificates.document_signer(hospital_id)
+
+    def close(self) -> None:
+        self.stopping.set()
+        self.database.close()
+
+
+def open_application(data: Path, *, settings: Settings | None = None) -> Application:
+    """The deployment in `data`, with its database at the newest schema.
+
+    Raises: BadInput naming the setting where the deployment is half-configured.
+    """
+    if not data.is_dir():
+        raise BadInput(f"{data} is no data folder; make one with: readgate init --data {data}")
+    chosen = settings if settings is not None else load_settings(data)
+    database = Database(database_url(data, chosen))
+    migrate(database)
+    keys = FileKeyStore(data / "keys")
+    return Application(
+        data=data, settings=chosen, database=database, keys=keys, spool=Spool(data / "spool", keys), vault=open_vault(data, chosen.vault),
+        law=_law(chosen), certificates=CertificateStore(data / "certificates"), log_signer=_log_signer(data))
+
+
+def database_url(data: Path, settings: Settings) -> str:
+    return settings.database_url.get_secret_value() if settings.database_url is not None else f"sqlite:///{data / 'readgate.sqlite3'}"
+
+
+def open_vault(data: Path, settings: VaultSettings) -> Vault:
+    """Raises: BadInput."""
+    if settings.kind == "local":
+        return local_vault(data / "vault")
+    if settings.kind != "s3" or not settings.bucket:
+        raise BadInput("vault.kind is local or s3; s3 needs vault.bucket")
+    secret = settings.secret_access_key
+    access = settings.access_key_id
+    return s3_vault(settings.bucket, endpoint=settings.endpoint or None, region=settings.region or None,
+                    access_key_id=access.get_secret_value() if access is not None else None,
+                    secret_access_key=secret.get_secret_value() if secret is not None else None, allow_http=settings.allow_http)
+
+
+def _law(settings: Settings) -> LawBundle:
+    law = settings.law
+    if law.confirmations is None and not law.demo_confirmations:
+        raise BadInput("law.confirmations is not set: no rule is in force until this deployment's privacy officer and counsel confirmed it "
+                       "(readgate law confirm); for a demonstration set law.demo_confirmations = true")
+    return load_law(law.directory, law.confirmations)
+
+
+def _log_signer(data: Path) -> LogSigner:
+    path = data / "certificates" / "audit-log.key"
+    if not path.exists():
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{uuid.uuid4().hex}")
+        temporary.touch(mode=0o600)
+        temporary.write_bytes(create_ed25519_key())
+        try:
+            path.hardlink_to(temporary)
+        except FileExistsError:
+            pass
+        finally:
+            temporary.unlink()
+    return LogSigner(LOG_ORIGIN, path.read_bytes())

@@ -1,0 +1,126 @@
+"""Settings of one deployment: `readgate.toml` in the data folder, then READGATE_* variables over it.
+
+A setting that loosens a protection is a word in the configuration, never a default: `allow_plaintext_beyond_loopback`, `demo_confirmations`.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from crypto.errors import BadInput
+
+CONFIG_NAME = "readgate.toml"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class DicomSettings(_Section):
+    ae_title: str = "READGATE"
+    host: str = "127.0.0.1"
+    #: 0 takes any free port, None opens no such listener.
+    plaintext_port: int | None = None
+    tls_port: int | None = 2762
+    #: Said aloud: without it the plaintext listener refuses to bind to anything but loopback.
+    allow_plaintext_beyond_loopback: bool = False
+    receivers: int = Field(default=1, ge=1, le=64)
+    associations_max: int = 200
+    instance_bytes_max: int = 2_000_000_000
+    #: Below this much free space on the spool's disk instances are refused with 0xA700.
+    free_bytes_floor: int = 2_000_000_000
+    drain_seconds: float = 30.0
+    private_sop_classes: list[str] = Field(default_factory=list)
+
+
+class HttpSettings(_Section):
+    host: str = "127.0.0.1"
+    port: int = 8080
+    #: How browsers reach it; decides the cookie's Secure flag.
+    public_url: str = ""
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+
+
+class OrdersSettings(_Section):
+    """The MLLP listener for orders (ORM^O01, OMG^O19, OMI^O23)."""
+
+    host: str = "127.0.0.1"
+    port: int | None = None
+    #: Which hospital speaks on this port: HL7 v2 has no authentication of its own.
+    hospital_id: str | None = None
+    allow_plaintext_beyond_loopback: bool = False
+
+
+class VaultSettings(_Section):
+    #: "local" (DIR/vault) or "s3".
+    kind: str = "local"
+    bucket: str = ""
+    endpoint: str = ""
+    region: str = ""
+    access_key_id: SecretStr | None = None
+    secret_access_key: SecretStr | None = None
+    allow_http: bool = False
+
+
+class LawSettings(_Section):
+    """Which law is in force: the shipped packs, or a folder; confirmed by whom."""
+
+    directory: Path | None = None
+    confirmations: Path | None = None
+    #: The example confirmations by invented people; for demonstrations only.
+    demo_confirmations: bool = False
+
+
+class JobSettings(_Section):
+    database_url: SecretStr | None = None
+    executor_id: str = "readgate-1"
+    poll_seconds: float = 0.5
+    workers: int = 2
+
+
+class Settings(BaseSettings):
+    """Everything an operator decides; the data folder is an argument, not a setting."""
+
+    model_config = SettingsConfigDict(env_prefix="READGATE_", env_nested_delimiter="__", extra="forbid")
+
+    database_url: SecretStr | None = None
+    dicom: DicomSettings = DicomSettings()
+    http: HttpSettings = HttpSettings()
+    orders: OrdersSettings = OrdersSettings()
+    vault: VaultSettings = VaultSettings()
+    law: LawSettings = LawSettings()
+    jobs: JobSettings = JobSettings()
+    #: Originals stay sealed at the edge this long after the final report was delivered.
+    originals_keep_days: int = 30
+    log_json: bool = True
+
+    @classmethod
+    def settings_customise_sources(cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource,
+                                   env_settings: PydanticBaseSettingsSource, dotenv_settings: PydanticBaseSettingsSource,
+                                   file_secret_settings: PydanticBaseSettingsSource) -> tuple[PydanticBaseSettingsSource, ...]:
+        path = settings_cls.model_config.get("toml_file")
+        toml = (TomlConfigSettingsSource(settings_cls),) if path else ()
+        return (init_settings, env_settings, *toml)
+
+
+def load_settings(data: Path, **overrides: Any) -> Settings:
+    """The settings of the deployment in `data`. Raises: BadInput naming the file and the setting."""
+    path = data / CONFIG_NAME
+
+    class FileSettings(Settings):
+        model_config = SettingsConfigDict(env_prefix="READGATE_", env_nested_delimiter="__", extra="forbid",
+                                          toml_file=path if path.exists() else None)
+
+    try:
+        return FileSettings(**overrides)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadInput(f"{path}: setting {'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise BadInput(f"{path} is not valid TOML: {error}") from None

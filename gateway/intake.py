@@ -1,0 +1,289 @@
+"""Receive: an instance is encrypted and has reached the disk before its sender is told success.
+
+0. The association was admitted: called and calling AE title, certificate and hospital belong together (`admit`).
+1. The header says which study and instance it is, and the command said the same (a swapped UID is an attack or a broken sender).
+2. There is room: the free-space floor holds.
+3. The payload is sealed into the association's spool segment, and the segment is synchronised (group commit).
+   If we crash before this, the sender was told nothing and sends again; after it, recovery finds the frame.
+4. The frame is handed to the index, which writes its row within a second; only then could anybody look for it, never the sender.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from compliance import audit
+from compliance.crosswalk import lookup_secret
+from compliance.database import Database
+from compliance.hospital import DicomPeer
+from crypto.canonical import keyed_digest
+from crypto.errors import RefusedContent, TemporarilyUnable
+from crypto.keys import KeyStore
+from crypto.spool import FramePosition, SegmentWriter, Spool
+from gateway import dimse_responses as dimse
+from gateway.header_scan import HeaderFacts, scan_header
+from gateway.intake_port import (
+    CALLED_AE_TITLE_NOT_RECOGNIZED,
+    CALLING_AE_TITLE_NOT_RECOGNIZED,
+    CERTIFICATE_NOT_OF_AE_TITLE,
+    AcceptedContext,
+    Admission,
+    CommitmentResult,
+    FailedReference,
+    InstanceHead,
+    InstanceReference,
+    Peer,
+    Refusal,
+    SessionEnd,
+)
+from gateway.received import ReceivedStudy, instances_by_lookup
+from gateway.spool_index import SpooledFrame, SpoolIndex
+
+log = structlog.get_logger()
+
+UID_MISMATCH = "UID_MISMATCH"
+CLASS_MISMATCH = "CLASS_MISMATCH"
+#: A refused peer that hammers gets one audit entry per this many seconds, with the count of the silent ones in the next.
+_REFUSAL_AUDIT_SECONDS = 1.0
+#: Free space is looked at once per this many instances of an association.
+_SPACE_CHECK_EVERY = 16
+
+
+@dataclass
+class IntakeSession:
+    """One association (or upload) of one hospital; its segment is opened with its first instance."""
+
+    hospital_id: str
+    sender: str
+    segment: SegmentWriter | None = None
+    instances: int = 0
+    lookup_key: bytes = b""
+    facts: dict[str, str | int] = field(default_factory=dict)
+
+
+class GatewayIntake:
+    """The listener's port onto spool, index and database. One object serves all associations of a process."""
+
+    def __init__(self, database: Database, keys: KeyStore, spool: Spool, index: SpoolIndex, *, ae_title: str, free_bytes_floor: int,
+                 now: Callable[[], datetime], deliver_commitment: Callable[[str, str, CommitmentResult], None] | None = None) -> None:
+        self.database, self.keys, self.spool, self.index, self.now = database, keys, spool, index, now
+        self._ae_title, self._free_bytes_floor = ae_title, free_bytes_floor
+        self._deliver_commitment = deliver_commitment
+        self._refusals: dict[tuple[str, str], tuple[datetime, int]] = {}
+        self._refusals_lock = threading.Lock()
+
+    # -- IntakePort
+
+    def admit(self, peer: Peer) -> Admission | Refusal:
+        with self.database.reading() as session:
+            sender = session.get(DicomPeer, peer.calling_ae_title)
+        refusal = self._refusal(peer, sender)
+        if refusal is not None:
+            self._audit_refusal(peer, refusal)
+            return refusal
+        assert sender is not None
+        return Admission(hospital_id=sender.hospital_id)
+
+    def open_session(self, peer: Peer, admission: Admission, contexts: Sequence[AcceptedContext]) -> IntakeSession:
+        return self.session(admission.hospital_id, peer.calling_ae_title, {"address": peer.address, "is_tls": int(peer.is_tls)})
+
+    def receive_instance(self, session: object, head: InstanceHead, parts: Sequence[memoryview]) -> int:
+        assert isinstance(session, IntakeSession)
+        return receive_instance(self, session, head, parts)
+
+    def begin_large_instance(self, session: object, head: InstanceHead) -> LargeIntake:
+        assert isinstance(session, IntakeSession)
+        return LargeIntake(self, session, head)
+
+    def commit_storage(self, session: object, transaction_uid: str, instances: Sequence[InstanceReference]) -> CommitmentResult:
+        """Which instances are kept (PS3.4 J.3.2). Being asked also means: the sender has sent everything of these studies."""
+        assert isinstance(session, IntakeSession)
+        if not self.index.flush():
+            raise TemporarilyUnable("the index has not caught up")
+        committed: list[InstanceReference] = []
+        failed: list[FailedReference] = []
+        with self.database.transaction() as rows:
+            studies: set[int] = set()
+            for instance in instances:
+                lookup = self._instance_lookup(session, instance.sop_instance_uid)
+                kept = [row for row in instances_by_lookup(rows, session.hospital_id, lookup) if not row.is_duplicate]
+                same_class = [row for row in kept if row.sop_class_uid == instance.sop_class_uid]
+                if same_class:
+                    committed.append(instance)
+                    studies.update(row.received_study_pk for row in same_class)
+                else:
+                    reason = dimse.CLASS_INSTANCE_CONFLICT if kept else dimse.NO_SUCH_OBJECT_INSTANCE
+                    failed.append(FailedReference(instance.sop_class_uid, instance.sop_instance_uid, reason))
+            for study_pk in sorted(studies):
+                study = rows.get(ReceivedStudy, study_pk)
+                if study is not None:
+                    study.is_commitment_asked = True
+                    rows.add(study)
+            audit.append(rows, audit.AuditEvent(
+                event_id=audit.EventId.INSTANCES_TRANSFERRED, event_type=audit.EventType.RECEIVE, action=audit.Action.READ,
+                actor=session.sender, hospital_id=session.hospital_id,
+                outcome=audit.Outcome.SUCCESS if not failed else audit.Outcome.MINOR_FAILURE,
+                detail={"commitment": True, "committed": len(committed), "failed": len(failed)}), at=self.now())
+        return CommitmentResult(committed, failed)
+
+    def commitment_undelivered(self, session: object, transaction_uid: str, result: CommitmentResult) -> None:
+        assert isinstance(session, IntakeSession)
+        if self._deliver_commitment is not None:
+            self._deliver_commitment(session.sender, transaction_uid, result)
+
+    def released(self, session: object, how: SessionEnd) -> None:
+        assert isinstance(session, IntakeSession)
+        self.close(session)
+        log.info("association_ended", hospital_id=session.hospital_id, how=str(how), instances=session.instances)
+
+    # -- also for uploads that come another way
+
+    def session(self, hospital_id: str, sender: str, facts: dict[str, str | int]) -> IntakeSession:
+        return IntakeSession(hospital_id=hospital_id, sender=sender, lookup_key=lookup_secret(self.keys, hospital_id),
+                             facts={"sender": sender, **facts})
+
+    def close(self, session: IntakeSession) -> None:
+        if session.segment is not None:
+            session.segment.close()
+            session.segment = None
+
+    def require_room(self, session: IntakeSession) -> None:
+        """Raises: TemporarilyUnable below the free-space floor (the sender gets 0xA700)."""
+        if session.instances % _SPACE_CHECK_EVERY == 0 and free_bytes(self.spool.root) < self._free_bytes_floor:
+            log.error("spool_space_low", hospital_id=session.hospital_id)
+            raise TemporarilyUnable("out of resources: the spool's disk is below its floor")
+
+    def segment_of(self, session: IntakeSession) -> SegmentWriter:
+        if session.segment is None:
+            session.segment = self.spool.open_segment(session.hospital_id, session.facts)
+        return session.segment
+
+    def frame_header(self, session: IntakeSession, head: InstanceHead, facts: HeaderFacts, payload_bytes: int, payload_digest: str) -> dict[str, Any]:
+        """What a frame says of itself: enough to write its row again from the spool alone."""
+        return {
+            "hospital_id": session.hospital_id, "received_at": self.now().isoformat(), "sop_class_uid": head.sop_class_uid,
+            "transfer_syntax_uid": head.transfer_syntax_uid, "payload_bytes": payload_bytes, "payload_digest": payload_digest,
+            "study_lookup": keyed_digest(session.lookup_key, "study", facts.study_instance_uid),
+            "instance_lookup": self._instance_lookup(session, facts.sop_instance_uid), "sop_instance_uid": facts.sop_instance_uid,
+        }
+
+    # -- inside
+
+    def _instance_lookup(self, session: IntakeSession, sop_instance_uid: str) -> str:
+        return keyed_digest(session.lookup_key, "instance", sop_instance_uid)
+
+    def _refusal(self, peer: Peer, sender: DicomPeer | None) -> Refusal | None:
+        if peer.called_ae_title != self._ae_title:
+            return CALLED_AE_TITLE_NOT_RECOGNIZED
+        if sender is None:
+            return CALLING_AE_TITLE_NOT_RECOGNIZED
+        if peer.is_tls:
+            is_own = sender.certificate_sha256 is not None and peer.certificate_sha256 == sender.certificate_sha256
+            return None if is_own else CERTIFICATE_NOT_OF_AE_TITLE
+        return None if sender.is_plaintext_allowed else CALLING_AE_TITLE_NOT_RECOGNIZED
+
+    def _audit_refusal(self, peer: Peer, refusal: Refusal) -> None:
+        now, key = self.now(), (refusal.event_name, peer.address)
+        with self._refusals_lock:
+            last, silent = self._refusals.get(key, (now - timedelta(days=1), 0))
+            if (now - last).total_seconds() < _REFUSAL_AUDIT_SECONDS:
+                self._refusals[key] = (last, silent + 1)
+                return
+            if len(self._refusals) > 10_000:
+                self._refusals.clear()
+            self._refusals[key] = (now, 0)
+        with self.database.transaction() as session:
+            audit.append(session, audit.AuditEvent(
+                event_id=audit.EventId.SECURITY_ALERT, event_type=audit.EventType.NODE_AUTHENTICATION, action=audit.Action.EXECUTE,
+                actor="readgate/receive", outcome=audit.Outcome.SERIOUS_FAILURE, network_address=peer.address,
+                detail={"event": refusal.event_name, "calling": peer.calling_ae_title, "called": peer.called_ae_title, "tls": peer.is_tls,
+                        "certificate": peer.certificate_sha256 or "", "not_audited_before": silent}), at=now)
+
+
+def receive_instance(intake: GatewayIntake, session: IntakeSession, head: InstanceHead, parts: Sequence[memoryview]) -> int:
+    """The instance is sealed and on the disk; returns 0x0000 (PS3.7 9.1.1). See the module for the steps.
+
+    Raises: RefusedContent (mismatch, malformed header), TemporarilyUnable (no room, disk failed): nothing was kept then.
+    """
+    facts = checked_header(head, parts)
+    intake.require_room(session)
+    digest = hashlib.blake2b(key=session.lookup_key, digest_size=20)
+    for part in parts:
+        digest.update(part)
+    header = intake.frame_header(session, head, facts, sum(part.nbytes for part in parts), digest.hexdigest())
+    position = intake.segment_of(session).append(header, parts)
+    session.instances += 1
+    intake.index.add(SpooledFrame(position, header))
+    return dimse.SUCCESS
+
+
+def checked_header(head: InstanceHead, parts: Sequence[memoryview]) -> HeaderFacts:
+    """The UIDs of the dataset, equal to those of the command (threat V8). Raises: RefusedContent."""
+    facts = scan_header(parts, head.transfer_syntax_uid)
+    if facts.sop_class_uid != head.sop_class_uid:
+        raise RefusedContent(CLASS_MISMATCH, "the dataset is not of the class the command names", tag="(0008,0016)")
+    if facts.sop_instance_uid != head.sop_instance_uid:
+        raise RefusedContent(UID_MISMATCH, "the dataset is not the instance the command names", tag="(0008,0018)")
+    return facts
+
+
+class LargeIntake:
+    """An instance over the association's window: each piece is a sealed frame of its own, the last frame names the pieces.
+
+    Only the last frame makes an instance of them; pieces without it are dropped with their segment.
+    """
+
+    def __init__(self, intake: GatewayIntake, session: IntakeSession, head: InstanceHead) -> None:
+        self._intake, self._session, self._head = intake, session, head
+        self._facts: HeaderFacts | None = None
+        self._digest = hashlib.blake2b(key=session.lookup_key, digest_size=20)
+        self._bytes = 0
+        self._pieces: list[list[int]] = []
+        intake.require_room(session)
+        self._segment = intake.segment_of(session)
+
+    def append(self, parts: Sequence[memoryview]) -> None:
+        if self._facts is None:
+            self._facts = checked_header(self._head, parts)
+        for part in parts:
+            self._digest.update(part)
+            self._bytes += part.nbytes
+        position = self._segment.append({"piece": len(self._pieces)}, parts)
+        self._pieces.append([position.offset, position.length])
+
+    def finish(self) -> int:
+        assert self._facts is not None, "the listener hands over at least one piece"
+        header = self._intake.frame_header(self._session, self._head, self._facts, self._bytes, self._digest.hexdigest())
+        header["pieces"] = self._pieces
+        position = self._segment.append(header, [])
+        self._session.instances += 1
+        self._intake.index.add(SpooledFrame(position, header))
+        return dimse.SUCCESS
+
+    def discard(self) -> None:
+        """Nothing to undo: pieces that no frame names are nobody's."""
+
+
+def read_spooled_payload(spool: Spool, position: FramePosition) -> bytes:
+    """The payload of an acknowledged instance as it was received, bit for bit. Raises: IntegrityFailure, NotFound."""
+    header, payload = spool.read_frame(position)
+    pieces = header.get("pieces")
+    if pieces is None:
+        return payload
+    return b"".join(spool.read_frame(FramePosition(position.segment_id, offset, length))[1] for offset, length in pieces)
+
+
+def free_bytes(path: Path) -> int:
+    status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize
+
+

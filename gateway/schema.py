@@ -1,0 +1,44 @@
+"""The schema of all packages' rows, brought to its newest version by alembic: the same migrations on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from sqlmodel import SQLModel
+
+# Every module that owns rows: importing it is what registers them.
+import compliance.audit
+import compliance.credential
+import compliance.crosswalk
+import compliance.decision_log
+import compliance.hospital
+import compliance.order
+import compliance.principal
+import compliance.quarantine
+import compliance.study
+import gateway.received
+import reporting.delivery_queue
+import reporting.report
+import reporting.report_copy
+import worklist.view_grant
+import worklist.workitem
+from compliance.database import Database
+
+METADATA = SQLModel.metadata
+_OWNERS = (compliance.audit, compliance.credential, compliance.crosswalk, compliance.decision_log, compliance.hospital, compliance.order,
+           compliance.principal, compliance.quarantine, compliance.study, gateway.received, reporting.delivery_queue, reporting.report,
+           reporting.report_copy, worklist.view_grant, worklist.workitem)
+
+
+def alembic_config(database: Database) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["engine"] = database.engine
+    return config
+
+
+def migrate(database: Database) -> None:
+    """The database has the newest schema; running it twice, or from two processes at once, is one migration."""
+    command.upgrade(alembic_config(database), "head")
