@@ -1,0 +1,266 @@
+"""Whether the pixels of an instance name the patient, and the instance without what does.
+
+Steps of `screen_pixels`
+0. the class of risk decides whether the pixels are looked at; sizes are checked before any codec
+   (a process with limits is the caller's, see pixel_child)
+1. device masks are blanked
+2. every look of the frames is read; each text is blanked, left or held by what it is and where it stands
+3. overlays (60xx) are read, and removed unless all their text is clinical
+4. the blanked instance is decoded and read again: what remains to be read is held
+
+Invariants
+- CLEAN returns the very dataset that came in; not a byte of its pixels has been touched.
+- HOLD returns the dataset that came in, for a person to look at; nothing of it may leave.
+- No result holds recognised text: it would be identity.
+
+DICOM PS3.15 E.3.1, Clean Pixel Data Option.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from compliance.burned_in_text import IdentityForms, TextKind, identity_forms, text_kind
+from compliance.device_masks import Box, DeviceMask, known_masks, matching_masks, pixel_risk
+from compliance.overlay_planes import clear_embedded_overlays, drop_overlays, overlay_groups, overlay_pictures
+from compliance.pixel_frames import PixelShape, blanked, lossy_block_pixels, pixel_shape
+from compliance.pixel_looks import Grey, Look, looks_of, pictures_of
+from compliance.text_detection import DetectedText, TextDetector
+from crypto.errors import RefusedContent
+
+Outcome = Literal["CLEAN", "CLEANED", "HOLD"]
+Act = Literal["KEEP", "BLANK", "HOLD"]
+
+EDGE_SHARE = 0.12
+"""Consoles print into this share of the height or width along each edge; text of unknown meaning is blanked there."""
+LEGIBLE_SCORE = 0.6
+LEGIBLE_SIGNS = 3
+_ROUNDS_MAX = 3
+_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_PROOF_MARGIN_PIXELS = 48
+
+
+@dataclass(frozen=True)
+class ScreenedBox:
+    """A place in every frame. `why`: "mask", "identifying", "unknown text" (blanked), "text on anatomy" (proposed to a person)."""
+
+    box: Box
+    why: str
+
+
+@dataclass(frozen=True)
+class PixelScreening:
+    """`reason` is "" for CLEAN and CLEANED, a constant for HOLD; `risk` names the row of the class of risk, "" where nothing was looked at."""
+
+    outcome: Outcome
+    reason: str
+    boxes: tuple[ScreenedBox, ...]
+    dataset: Dataset
+    risk: str = ""
+    pictures_read: int = 0
+    masks: tuple[str, ...] = ()
+    overlays_removed: int = 0
+
+
+@dataclass(frozen=True)
+class _Reading:
+    box: Box
+    kind: TextKind
+    score: float
+    signs: int
+    on_anatomy: bool
+
+
+def screen_pixels(
+    dataset: Dataset,
+    identity: Sequence[str],
+    detector: TextDetector | None,
+    *,
+    masks: Iterable[DeviceMask] | None = None,
+    bytes_max: int | None = None,
+) -> PixelScreening:
+    """The instance is CLEAN (unchanged), CLEANED (blanked, proved by reading it again) or on HOLD.
+
+    `dataset.file_meta.TransferSyntaxUID` must be set; a CLEANED dataset may carry another one. `identity` are the names, numbers, dates and
+    places of the study as its header writes them. `masks` default to the known ones; a hospital's own are added by the caller.
+    Never raises for bad pixels: they are held.
+    """
+    if not any(keyword in dataset for keyword in _PIXELS) and not overlay_groups(dataset):
+        return PixelScreening("CLEAN", "", (), dataset)
+    matching = matching_masks(dataset, known_masks() if masks is None else masks)
+    risk = pixel_risk(dataset, matching)
+    if risk is None and not overlay_groups(dataset):
+        return PixelScreening("CLEAN", "", (), dataset)
+    try:
+        return _screened(dataset, identity_forms(identity), detector, matching if risk else [], risk or "overlay", bytes_max)
+    except RefusedContent as refused:
+        return PixelScreening("HOLD", refused.reason_code, (), dataset, risk or "overlay")
+
+
+def _screened(
+    dataset: Dataset, identity: IdentityForms, detector: TextDetector | None, masks: Sequence[DeviceMask], risk: str, bytes_max: int | None
+) -> PixelScreening:
+    names = tuple(mask.name for mask in masks)
+    result, overlays = _without_overlay_text(dataset, identity, detector)
+    if risk == "overlay":
+        return PixelScreening("CLEANED" if overlays else "CLEAN", "", (), result, "overlay", 0, (), overlays)
+    shape = pixel_shape(dataset) if bytes_max is None else pixel_shape(dataset, bytes_max=bytes_max)
+    if detector is None:
+        return PixelScreening("HOLD", "OCR_UNAVAILABLE", (), dataset, risk, 0, names)
+    boxes = [ScreenedBox(cut, "mask") for mask in masks for cut in _cut(mask.boxes, shape)]
+    # 1. and 2. masks first: what they cover is not read
+    readings, pictures = _readings(looks_of(result, shape), [box.box for box in boxes], identity, detector)
+    held = _decide(readings, boxes, dataset, shape)
+    if held:
+        return PixelScreening("HOLD", "TEXT_ON_ANATOMY", (*boxes, *held), dataset, risk, pictures, names)
+    if not boxes:
+        outcome: Outcome = "CLEANED" if overlays else "CLEAN"
+        return PixelScreening(outcome, "", (), result, risk, pictures, names, overlays)
+    # 4. what was blanked is read again; a box that was too small grows
+    for _ in range(_ROUNDS_MAX):
+        cleaned = blanked(result, shape, [box.box for box in boxes])
+        cleaned_shape = pixel_shape(cleaned) if bytes_max is None else pixel_shape(cleaned, bytes_max=bytes_max)
+        left, more = _readings(_around(looks_of(cleaned, cleaned_shape), boxes), [box.box for box in boxes], identity, detector)
+        pictures += more
+        count = len(boxes)
+        held = _decide(left, boxes, dataset, shape)
+        if held:
+            return PixelScreening("HOLD", "TEXT_ON_ANATOMY", (*boxes, *held), dataset, risk, pictures, names)
+        if len(boxes) == count:
+            _say_so(cleaned, was_lossy=lossy_block_pixels(dataset) > 0)
+            return PixelScreening("CLEANED", "", tuple(boxes), cleaned, risk, pictures, names, overlays)
+    return PixelScreening("HOLD", "TEXT_REMAINS", tuple(boxes), dataset, risk, pictures, names)
+
+
+def _readings(looks: Iterable[Look], covered: Sequence[Box], identity: IdentityForms, detector: TextDetector) -> tuple[list[_Reading], int]:
+    readings: list[_Reading] = []
+    pictures = 0
+    for look in looks:
+        grey = look.grey.copy()
+        for x0, y0, x1, y1 in covered:
+            grey[y0:y1, x0:x1] = grey.min()
+        for picture in pictures_of(grey):
+            pictures += 1
+            for text in detector.read(picture):
+                readings.append(_reading(text, grey, identity))
+    return readings, pictures
+
+
+def _reading(text: DetectedText, grey: Grey, identity: IdentityForms) -> _Reading:
+    box = (text.x0, text.y0, text.x1, text.y1)
+    signs = sum(character.isalnum() for character in text.text)
+    return _Reading(box, text_kind(text.text, identity), text.score, signs, not (_at_edge(box, grey) or _on_flat(box, grey)))
+
+
+def _decide(readings: Sequence[_Reading], boxes: list[ScreenedBox], dataset: Dataset, shape: PixelShape) -> list[ScreenedBox]:
+    """Adds to `boxes` what is to be blanked and returns what a person has to look at."""
+    acts = [(reading, _act(reading, readings)) for reading in readings]
+    grid = lossy_block_pixels(dataset)
+    for reading, act in acts:
+        if act == "BLANK":
+            box = _widened(reading.box, grid, shape)
+            if not _covered(box, [known.box for known in boxes], 1.0):
+                boxes.append(ScreenedBox(box, "identifying" if reading.kind == TextKind.IDENTIFYING else "unknown text"))
+    blanks = [box.box for box in boxes]
+    held = [reading.box for reading, act in acts if act == "HOLD" and not _covered(reading.box, blanks, 0.6)]
+    return [ScreenedBox(box, "text on anatomy") for box in dict.fromkeys(held)]
+
+
+def _act(reading: _Reading, readings: Sequence[_Reading]) -> Act:
+    if reading.kind == TextKind.IDENTIFYING:
+        return "BLANK"
+    if reading.kind in (TextKind.CLINICAL, TextKind.NOISE):
+        return "KEEP"
+    # Another look read the same place as clinical, and better: this is its misreading.
+    better = [other.box for other in readings if other.kind == TextKind.CLINICAL and other.score > reading.score]
+    if _covered(reading.box, better, 0.6):
+        return "KEEP"
+    legible = reading.score >= LEGIBLE_SCORE and reading.signs >= LEGIBLE_SIGNS
+    if not reading.on_anatomy:
+        return "BLANK" if legible or _has_the_shape_of_a_line(reading) else "KEEP"
+    return "HOLD" if legible else "KEEP"
+
+
+def _has_the_shape_of_a_line(reading: _Reading) -> bool:
+    """Text that cannot be read is text all the same where it is long and of several signs."""
+    x0, y0, x1, y1 = reading.box
+    return reading.signs >= LEGIBLE_SIGNS and max(x1 - x0, y1 - y0) > 2 * min(x1 - x0, y1 - y0)
+
+
+def _around(looks: Iterable[Look], boxes: Sequence[ScreenedBox]) -> Iterable[Look]:
+    """The looks, with everything far from the boxes levelled: what is unchanged there has been read before."""
+    for look in looks:
+        near = np.zeros(look.grey.shape, bool)
+        for x0, y0, x1, y1 in (box.box for box in boxes):
+            margin = _PROOF_MARGIN_PIXELS
+            near[max(0, y0 - margin) : y1 + margin, max(0, x0 - margin) : x1 + margin] = True
+        yield Look(np.where(near, look.grey, look.grey.min()), look.frame)
+
+
+def _at_edge(box: Box, grey: Grey) -> bool:
+    rows, columns = grey.shape
+    x, y = (box[0] + box[2]) / 2 / columns, (box[1] + box[3]) / 2 / rows
+    return bool(min(x, y, 1 - x, 1 - y) < EDGE_SHARE)
+
+
+def _on_flat(box: Box, grey: Grey) -> bool:
+    """Whether the surroundings of the box are one even ground: a page, a margin, the black beside the fan."""
+    x0, y0, x1, y1 = box
+    margin = max(4, (y1 - y0) // 2)
+    around = grey[max(0, y0 - margin) : y1 + margin, max(0, x0 - margin) : x1 + margin]
+    ring = np.ones(around.shape, bool)
+    ring[min(margin, y0) : min(margin, y0) + y1 - y0, min(margin, x0) : min(margin, x0) + x1 - x0] = False
+    values = around[ring]
+    if values.size == 0:
+        return False
+    span = max(float(grey.max() - grey.min()), 1e-6)
+    return bool(float((np.abs(values - np.median(values)) <= 0.04 * span).mean()) >= 0.9)
+
+
+def _widened(box: Box, grid: int, shape: PixelShape) -> Box:
+    x0, y0, x1, y1 = box
+    margin = 3 + (y1 - y0) // 8
+    x0, y0, x1, y1 = x0 - margin, y0 - margin, x1 + margin, y1 + margin
+    if grid:
+        x0, y0, x1, y1 = x0 // grid * grid, y0 // grid * grid, -(-x1 // grid) * grid, -(-y1 // grid) * grid
+    return _cut([(x0, y0, x1, y1)], shape)[0]
+
+
+def _cut(boxes: Iterable[Box], shape: PixelShape) -> list[Box]:
+    cut = [(max(0, x0), max(0, y0), min(shape.columns, x1), min(shape.rows, y1)) for x0, y0, x1, y1 in boxes]
+    return [box for box in cut if box[0] < box[2] and box[1] < box[3]]
+
+
+def _covered(box: Box, by: Sequence[Box], share: float) -> bool:
+    area = max(1, (box[2] - box[0]) * (box[3] - box[1]))
+    return any(_overlap(box, other) >= share * area for other in by)
+
+
+def _overlap(box: Box, other: Box) -> int:
+    return max(0, min(box[2], other[2]) - max(box[0], other[0])) * max(0, min(box[3], other[3]) - max(box[1], other[1]))
+
+
+def _without_overlay_text(dataset: Dataset, identity: IdentityForms, detector: TextDetector | None) -> tuple[Dataset, int]:
+    """The dataset without the overlay planes that hold, or could hold, more than clinical text; and their number."""
+    dropped = []
+    for group, picture in overlay_pictures(dataset):
+        texts = None if detector is None or picture is None else detector.read(picture)
+        if texts is None or any(text_kind(text.text, identity) > TextKind.CLINICAL for text in texts):
+            dropped.append(group)
+    embedded = clear_embedded_overlays(dataset)
+    result = dataset if embedded is None else embedded
+    return (drop_overlays(result, dropped) if dropped else result), len(dropped) + (embedded is not None)
+
+
+def _say_so(cleaned: Dataset, *, was_lossy: bool) -> None:
+    said = "Burned-in text blanked" + ("; decoded from lossy data and written without further loss" if was_lossy else "")
+    before = str(cleaned.get("DerivationDescription") or "")
+    cleaned.DerivationDescription = f"{before}; {said}"[:1024] if before else said
+    cleaned.BurnedInAnnotation = "NO"
+    if was_lossy:
+        cleaned.LossyImageCompression = "01"

@@ -1,0 +1,129 @@
+"""How an instance is looked at: which frames, and each of them as pictures in which hidden text stands out.
+
+- A gamma of 0.5 lifts dim text; local contrast lifts text that differs by a grey level or two from its surroundings.
+- The darkest and brightest value of every pixel over all frames is text's own picture: what stands still stays, what moves smears,
+  so an overlay that any frame carries outside of the moving part is seen although only a sample of frames is read one by one.
+- Frames whose sharp edges stand where no sampled frame has them are read as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from compliance.pixel_frames import PixelShape, frames_of, grey_pictures
+
+Grey = NDArray[np.float32]
+Picture = NDArray[np.uint8]
+
+SAMPLED_FRAMES = 3
+FRAMES_READ_ONE_BY_ONE = 4
+"""Up to so many frames are all read; of more, a sample and the two projections."""
+FRAMES_WITH_NEW_EDGES_MAX = 4
+_CELL = 16
+_EDGE_LEVELS = 64
+_NEW_EDGES_PER_CELL = 20
+
+
+@dataclass(frozen=True)
+class Look:
+    """One grey picture of full precision, and the frame it is of (None for a projection over all frames)."""
+
+    grey: Grey
+    frame: int | None
+
+
+def looks_of(dataset: Dataset, shape: PixelShape) -> Iterator[Look]:
+    """The pictures that must be read so that all frames count as looked at. Raises: RefusedContent, as frames_of."""
+    if shape.frames <= FRAMES_READ_ONE_BY_ONE:
+        seen: list[Grey] = []
+        for index, frame in enumerate(frames_of(dataset, shape)):
+            for grey in grey_pictures(frame, dataset, shape):
+                if not any(np.array_equal(grey, other) for other in seen):
+                    seen.append(grey)
+                    yield Look(grey, index)
+        return
+    yield from _looks_of_many(dataset, shape)
+
+
+def _looks_of_many(dataset: Dataset, shape: PixelShape) -> Iterator[Look]:
+    sampled = sorted({round(i * (shape.frames - 1) / (SAMPLED_FRAMES - 1)) for i in range(SAMPLED_FRAMES)})
+    darkest: Grey | None = None
+    brightest: Grey | None = None
+    edges: list[NDArray[np.uint16]] = []
+    for index, frame in enumerate(frames_of(dataset, shape)):
+        greys = grey_pictures(frame, dataset, shape)
+        darkest = greys[0] if darkest is None else np.minimum(darkest, greys[0])
+        brightest = greys[0] if brightest is None else np.maximum(brightest, greys[0])
+        edges.append(_edge_cells(stretched(greys[0])))
+        if index in sampled:
+            for grey in greys:
+                yield Look(grey, index)
+    assert darkest is not None and brightest is not None
+    if np.array_equal(darkest, brightest):
+        return  # all frames are one
+    yield Look(darkest, None)
+    yield Look(brightest, None)
+    extra = frames_with_new_edges(edges, sampled)
+    for index, frame in zip(extra, frames_of(dataset, shape, extra), strict=True) if extra else ():
+        yield Look(grey_pictures(frame, dataset, shape)[0], index)
+
+
+def frames_with_new_edges(edges: Sequence[NDArray[np.uint16]], sampled: Sequence[int]) -> list[int]:
+    """Frames that hold sharp edges in cells where no sampled frame does, most of them first, at most FRAMES_WITH_NEW_EDGES_MAX."""
+    known = np.max([edges[index] for index in sampled], axis=0).astype(np.int32)
+    chosen: list[int] = []
+    while len(chosen) < FRAMES_WITH_NEW_EDGES_MAX:
+        fresh = [int((cells.astype(np.int32) > known + _NEW_EDGES_PER_CELL).sum()) for cells in edges]
+        best = int(np.argmax(fresh))
+        if fresh[best] == 0:
+            break
+        chosen.append(best)
+        known = np.maximum(known, edges[best])
+    return sorted(chosen)
+
+
+def pictures_of(grey: Grey) -> list[Picture]:
+    """The grey picture as 8-bit pictures for the detector."""
+    return [gamma_lifted(grey), locally_contrasted(grey)]
+
+
+def gamma_lifted(grey: Grey) -> Picture:
+    level = stretched(grey).astype(np.float32) / 255
+    return np.asarray(np.rint(255 * np.sqrt(level)), dtype=np.uint8)
+
+
+def stretched(grey: Grey) -> Picture:
+    low, high = float(grey.min()), float(grey.max())
+    return np.asarray(np.rint((grey - low) * (255 / max(high - low, 1e-6))), dtype=np.uint8)
+
+
+def locally_contrasted(grey: Grey, *, radius: int = 24) -> Picture:
+    """Every pixel by its distance from the mean of its surroundings in standard deviations, four of them to the end of the scale."""
+    mean = _box_mean(grey, radius)
+    deviation = np.sqrt(np.maximum(_box_mean(grey * grey, radius) - mean * mean, 0))
+    span = float(grey.max() - grey.min())
+    # Below a thousandth of the scale only noise of the arithmetic is left; one stored level still counts.
+    floor = max(span / 1000, 0.5)
+    return np.asarray(np.clip(np.rint(96 + 40 * (grey - mean) / np.maximum(deviation, floor)), 0, 255), dtype=np.uint8)
+
+
+def _box_mean(grey: NDArray[np.float32], radius: int) -> NDArray[np.float32]:
+    size = 2 * radius + 1
+    padded = np.pad(grey.astype(np.float64), radius, mode="edge")
+    sums = np.pad(padded.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+    total = sums[size:, size:] - sums[:-size, size:] - sums[size:, :-size] + sums[:-size, :-size]
+    return np.asarray(total / (size * size), dtype=np.float32)
+
+
+def _edge_cells(picture: Picture) -> NDArray[np.uint16]:
+    sharp = np.abs(np.diff(picture.astype(np.int16), axis=1, prepend=picture[:, :1])) > _EDGE_LEVELS
+    rows, columns = -(-sharp.shape[0] // _CELL) * _CELL, -(-sharp.shape[1] // _CELL) * _CELL
+    whole = np.zeros((rows, columns), bool)
+    whole[: sharp.shape[0], : sharp.shape[1]] = sharp
+    counts = whole.reshape(rows // _CELL, _CELL, columns // _CELL, _CELL).sum(axis=(1, 3))
+    return np.asarray(counts, dtype=np.uint16)

@@ -1,0 +1,129 @@
+"""Finding and reading text in a picture, by the models inside the rapidocr wheel: no network, no downloads.
+
+The picture is read in tiles and enlarged, because the detector's own scaling makes 8-pixel letters of a wide frame disappear.
+Vertical text is read in both directions and the better reading kept.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Picture = NDArray[np.uint8]
+
+TILE_PIXELS = 480
+TILE_OVERLAP_PIXELS = 80
+ENLARGEMENT = 2.0
+"""Letters of 8 pixels are below what the detector was trained on; doubled they are within."""
+BATCH_LINES = 6
+
+
+@dataclass(frozen=True)
+class DetectedText:
+    """One line of text: box in pixels of the picture (x1 and y1 outside), reading, and the recogniser's confidence from 0 to 1."""
+
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+    text: str
+    score: float
+
+
+class TextDetector(Protocol):
+    def read(self, picture: Picture) -> list[DetectedText]:
+        """Every line of text found in a picture of 8-bit grey values (rows, columns), readable or not (then text is empty)."""
+
+
+def open_text_detector(*, threads: int = 1) -> TextDetector | None:
+    """The detector, or None where the extra `ocr` is not installed. Loading takes about a second and 200 MB: once per process."""
+    try:
+        return RapidTextDetector(threads=threads)
+    except ImportError:
+        return None
+
+
+class RapidTextDetector:
+    """rapidocr's detection and recognition networks, driven tile by tile. One thread of one process at a time.
+
+    Raises: ImportError, where the extra is not installed.
+    """
+
+    def __init__(self, *, threads: int = 1) -> None:
+        self._cv2: Any = importlib.import_module("cv2")
+        self._cv2.setNumThreads(threads)
+        rapidocr: Any = importlib.import_module("rapidocr")
+        self._line_input: Any = importlib.import_module("rapidocr.ch_ppocr_rec").TextRecInput
+        engine = rapidocr.RapidOCR(
+            params={
+                "Global.log_level": "critical",
+                "EngineConfig.onnxruntime.intra_op_num_threads": threads,
+                "EngineConfig.onnxruntime.inter_op_num_threads": 1,
+                # We enlarge ourselves; the network's own scaling is held off.
+                "Det.limit_side_len": 32,
+                "Det.box_thresh": 0.4,
+            }
+        )
+        self._detect = engine._load_det_model()
+        self._recognise = engine._load_rec_model()
+        self._crop: Any = importlib.import_module("rapidocr.utils.process_img").get_rotate_crop_image
+
+    def read(self, picture: Picture) -> list[DetectedText]:
+        found: list[DetectedText] = []
+        for top in _starts(picture.shape[0]):
+            for left in _starts(picture.shape[1]):
+                tile = picture[top : top + TILE_PIXELS, left : left + TILE_PIXELS]
+                if int(tile.max()) - int(tile.min()) < 2:
+                    continue  # a flat tile holds nothing; most of a frame's margin is flat
+                found.extend(
+                    DetectedText(text.x0 + left, text.y0 + top, text.x1 + left, text.y1 + top, text.text, text.score)
+                    for text in self._read_tile(tile)
+                )
+        return found
+
+    def _read_tile(self, tile: Picture) -> list[DetectedText]:
+        cv2 = self._cv2
+        grey = cv2.resize(tile, None, fx=ENLARGEMENT, fy=ENLARGEMENT, interpolation=cv2.INTER_CUBIC)
+        large = cv2.cvtColor(cv2.copyMakeBorder(grey, 16, 16, 16, 16, cv2.BORDER_REPLICATE), cv2.COLOR_GRAY2BGR)
+        corners = self._detect(large).boxes
+        if corners is None or len(corners) == 0:
+            return []
+        readings = self._read_lines([self._line(large, box) for box in corners])
+        found = []
+        for box, (text, score) in zip(corners, readings, strict=True):
+            (x0, y0), (x1, y1) = (box.min(axis=0) - 16) / ENLARGEMENT, (box.max(axis=0) - 16) / ENLARGEMENT
+            height, width = tile.shape
+            found.append(
+                DetectedText(
+                    max(0, int(x0)), max(0, int(y0)), min(width, int(np.ceil(x1)) + 1), min(height, int(np.ceil(y1)) + 1), text, score
+                )
+            )
+        return found
+
+    def _line(self, picture: Picture, corners: NDArray[np.float32]) -> list[Picture]:
+        """The line cut out upright, in the directions in which it may have to be read."""
+        cut: Picture = self._crop(picture, corners.astype(np.float32).copy())
+        size = corners.max(axis=0) - corners.min(axis=0)
+        return [cut, cut[::-1, ::-1].copy()] if size[1] > 1.4 * size[0] else [cut]
+
+    def _read_lines(self, lines: list[list[Picture]]) -> list[tuple[str, float]]:
+        cuts = [cut for line in lines for cut in line]
+        output = self._recognise(self._line_input(img=cuts, return_word_box=False))
+        readings = [(str(text), float(score)) for text, score in zip(output.txts, output.scores, strict=True)]
+        best, position = [], 0
+        for line in lines:
+            best.append(max(readings[position : position + len(line)], key=lambda reading: reading[1]))
+            position += len(line)
+        return best
+
+
+def _starts(length: int) -> list[int]:
+    """Where tiles begin so that they cover `length` with at least the overlap."""
+    if length <= TILE_PIXELS + TILE_OVERLAP_PIXELS // 2:
+        return [0] if length <= TILE_PIXELS else [0, length - TILE_PIXELS]
+    count = -(-(length - TILE_OVERLAP_PIXELS) // (TILE_PIXELS - TILE_OVERLAP_PIXELS))
+    return [round(i * (length - TILE_PIXELS) / (count - 1)) for i in range(count)]
