@@ -24,8 +24,8 @@ from reporting.text_rules import MALFORMED, MISSING, require_digest, require_lan
 FORMAT = "readgate-report/1"
 SECTION_CHARACTERS_MAX = 32_768
 NAME_CHARACTERS_MAX = 256
-#: A report and its envelope together; what is larger is no report and is not parsed.
-REPORT_BYTES_MAX = 1_048_576
+#: An envelope, or the list of ten thousand instances beside it; what is larger is not parsed.
+JSON_BYTES_MAX = 16 * 1024 * 1024
 
 PREDECESSOR_MISSING = "predecessor-missing"
 
@@ -218,13 +218,13 @@ def content_from_bytes(payload: bytes) -> ReportContent:
 
 
 def parse_json(payload: bytes) -> Any:
-    """The JSON value of at most REPORT_BYTES_MAX bytes of UTF-8, without repeated names.
+    """The JSON value of at most JSON_BYTES_MAX bytes of UTF-8, without repeated names.
 
     Raises:
         RefusedContent: too large, not UTF-8, not JSON, a name twice, or nested deeper than any format of ours.
     """
-    if len(payload) > REPORT_BYTES_MAX:
-        raise RefusedContent(MALFORMED, f"{len(payload)} bytes of JSON, at most {REPORT_BYTES_MAX} are read")
+    if len(payload) > JSON_BYTES_MAX:
+        raise RefusedContent(MALFORMED, f"{len(payload)} bytes of JSON, at most {JSON_BYTES_MAX} are read")
     try:
         return json.loads(payload.decode("utf-8"), object_pairs_hook=_unique_names)
     except (ValueError, RecursionError):

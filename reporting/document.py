@@ -51,7 +51,7 @@ class ReportSource:
     """Everything a report document is made from.
 
     `predecessors` runs from the report directly before this one to the first; `manifest` is the study manifest whose digest the
-    reader signed: a JSON object, with "instances" a list of objects that have "sop_instance_uid" (pseudonymous) and "pixel_digest".
+    reader signed: a JSON object, with "instances" a list of objects that have "sop_instance_uid" (pseudonymous) and "pixels" (a digest).
     """
 
     signed: SignedReport
@@ -79,11 +79,13 @@ def compose_document(source: ReportSource, *, now: datetime) -> bytes:
     Raises:
         TemporarilyUnable: a character of the text is in no font here; an operator has to install one.
     """
-    return _compile(_attachments(source, now), source, now)
+    return _compile(_attachments(source, now), source, now)[0]
 
 
-def compose_from_attachments(attachments: Mapping[str, bytes]) -> tuple[bytes, ReportSource]:
-    """The PDF that these attachments give, and its source: the inverse of taking the attachments out of a document.
+def compose_from_attachments(attachments: Mapping[str, bytes]) -> tuple[bytes, bool]:
+    """The PDF that these attachments give: the inverse of taking the attachments out of a document.
+
+    The second value says whether fonts of this machine were needed: elsewhere the same source may then give other bytes.
 
     Raises:
         IntegrityFailure: an envelope does not verify, or the attachments do not belong together.
@@ -96,7 +98,7 @@ def compose_from_attachments(attachments: Mapping[str, bytes]) -> tuple[bytes, R
     }:
         raise IntegrityFailure("the attachments are not those that this report has")
     # The binding also records who composed it; a later release may not, but it reproduces the bytes of what it finds.
-    return _compile({**rebuilt, BINDING_NAME: attachments[BINDING_NAME]}, source, now), source
+    return _compile({**rebuilt, BINDING_NAME: attachments[BINDING_NAME]}, source, now)
 
 
 def source_from_attachments(attachments: Mapping[str, bytes]) -> tuple[ReportSource, datetime]:
@@ -186,7 +188,7 @@ def _attachments(source: ReportSource, now: datetime) -> dict[str, bytes]:
     return attachments
 
 
-def _compile(attachments: Mapping[str, bytes], source: ReportSource, now: datetime) -> bytes:
+def _compile(attachments: Mapping[str, bytes], source: ReportSource, now: datetime) -> tuple[bytes, bool]:
     page = page_data(source, now)
     page["attachments"] = [
         {
@@ -200,11 +202,11 @@ def _compile(attachments: Mapping[str, bytes], source: ReportSource, now: dateti
     inputs = {f"attachment{number}": attachments[name].decode("utf-8") for number, name in enumerate(sorted(attachments))}
     inputs["report"] = json.dumps(page, ensure_ascii=False)
     try:
-        return _typeset(inputs, now, ignore_system_fonts=True)
+        return _typeset(inputs, now, ignore_system_fonts=True), False
     except typst.TypstError:
         pass
     try:
-        return _typeset(inputs, now, ignore_system_fonts=False)
+        return _typeset(inputs, now, ignore_system_fonts=False), True
     except typst.TypstError:
         raise TemporarilyUnable("the report holds a character that no installed font can draw; install a font for its script") from None
 
