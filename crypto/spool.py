@@ -1,0 +1,271 @@
+"""The spool: what hospitals send, sealed and durable before it is acknowledged.
+
+1. `open_segment`: a new file; its header holds a key of its own, wrapped under the hospital's KEK, and the association's facts, sealed.
+2. `append`: one sealed frame for one instance; returns once an fdatasync that covers it has succeeded, and only then may the peer be told.
+3. `read_segment`, `read_frame`: what was acknowledged, after a crash as before it.
+4. `remove_segment`: when every frame has come to rest elsewhere.
+
+A segment is a working copy under the KEK alone, not under a study's SHRED: it must not be in any backup (docs/KEYS.md).
+A held `flock` marks a segment as being written; the kernel drops it when the writer dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from crypto.aead_stream import StreamSealer
+from crypto.append_only_file import AppendOnlyFile, Part
+from crypto.canonical import canonical_json
+from crypto.disk import FILE_MODE, Disk
+from crypto.errors import BadInput, Conflict, NotFound, RefusedContent, TemporarilyUnable
+from crypto.keys import KeyStore
+from crypto.sealed_box import OVERHEAD_BYTES, seal_small
+from crypto.spool_format import (
+    FRAME_HEADER_BYTES_MAX,
+    KIND_END,
+    KIND_FRAME,
+    RecordPrefix,
+    SegmentKeys,
+    pack_segment_header,
+)
+from crypto.spool_reader import FramePosition, SegmentReader, facts_aad, header_aad, payload_context, read_frame
+
+__all__ = ["FramePosition", "SegmentReader", "SegmentWriter", "Spool"]
+
+SEGMENT_BYTES_MAX = 1024 * 1024 * 1024
+_SUFFIX = ".segment"
+_SEGMENT_ID = re.compile(r"[0-9a-f]{32}")
+
+
+class Spool:
+    """The segments under `root`, shared by any number of threads and processes."""
+
+    def __init__(
+        self, root: Path, keys: KeyStore, *, segment_bytes_max: int = SEGMENT_BYTES_MAX, disk: Disk | None = None
+    ) -> None:
+        """Raises `BadInput` where `root` cannot be made."""
+        self._root = root
+        self._keys = keys
+        self._segment_bytes_max = segment_bytes_max
+        self._disk = disk or Disk()
+        self._lock = threading.Lock()
+        self._open: dict[str, AppendOnlyFile] = {}
+        try:
+            self._disk.make_directory(root)
+            self._sweep()
+        except OSError:
+            raise BadInput("the spool's directory cannot be used; check its owner and the file system") from None
+
+    def open_segment(self, hospital_id: str, facts: Mapping[str, str | int]) -> SegmentWriter:
+        """A new segment for one association of the hospital.
+
+        Raises:
+            NotFound: the hospital has no KEK.
+            TemporarilyUnable: the disk is full or fails.
+        """
+        return SegmentWriter(self, hospital_id, dict(facts))
+
+    def segments(self) -> list[str]:
+        """The ids of all segments, closed, crashed or being written, sorted."""
+        try:
+            names = os.listdir(self._root)
+        except OSError:
+            raise TemporarilyUnable("the spool cannot be read") from None
+        stems = (name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX))
+        return sorted(stem for stem in stems if _SEGMENT_ID.fullmatch(stem))
+
+    def is_open(self, segment_id: str) -> bool:
+        """Whether a living writer, in this process or another, holds the segment."""
+        try:
+            descriptor = os.open(self._path(segment_id), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            raise TemporarilyUnable("the spool cannot be read") from None
+        try:
+            return not _try_lock(descriptor, fcntl.LOCK_SH)
+        finally:
+            os.close(descriptor)
+
+    def read_segment(self, segment_id: str) -> SegmentReader:
+        """An iterator over the segment's frames: what was durable when it was called. See `SegmentReader` for damage.
+
+        Raises:
+            NotFound: no such segment.
+            IntegrityFailure: the segment's header cannot be opened.
+        """
+        with self._lock:
+            writing = self._open.get(segment_id)
+            durable = None if writing is None else writing.durable
+        return SegmentReader(self._path(segment_id), segment_id, self._keys, length=durable)
+
+    def read_frame(self, position: FramePosition) -> tuple[dict[str, Any], bytes]:
+        """One frame's header and payload. Raises `NotFound`, `IntegrityFailure`."""
+        return read_frame(self._path(position.segment_id), position, self._keys)
+
+    def remove_segment(self, segment_id: str) -> None:
+        """The segment is gone, durably. May be called again.
+
+        Raises:
+            Conflict: it is being written.
+        """
+        if self.is_open(segment_id):
+            raise Conflict("segment-is-open", segment_id)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                self._disk.unlink(self._path(segment_id))
+            self._disk.fsync_directory(self._root)
+        except OSError:
+            raise TemporarilyUnable("the spool cannot be written") from None
+
+    def _path(self, segment_id: str) -> Path:
+        if not _SEGMENT_ID.fullmatch(segment_id):
+            raise NotFound("no such spool segment")
+        return self._root / f"{segment_id}{_SUFFIX}"
+
+    def _create(self, hospital_id: str, facts: dict[str, str | int]) -> tuple[SegmentKeys, AppendOnlyFile]:
+        """A segment with its header, durable under its name, and locked."""
+        segment_id = os.urandom(16).hex()
+        segment_key, wrapped = self._keys.wrap_segment_key(hospital_id, segment_id)
+        keys = SegmentKeys(segment_key, segment_id)
+        header = pack_segment_header(
+            hospital_id, wrapped, seal_small(keys.facts_key, canonical_json(facts), facts_aad(hospital_id))
+        )
+        temporary, path = self._root / f".{segment_id}.new", self._path(segment_id)
+        descriptor = -1
+        try:
+            flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
+            descriptor = os.open(temporary, flags, FILE_MODE)
+            if not _try_lock(descriptor, fcntl.LOCK_EX):
+                raise OSError("swept away by another process that is starting")
+            self._disk.write(descriptor, [header])
+            self._disk.fdatasync(descriptor)
+            # Only now does it get a segment's name: whatever has one has a whole header.
+            self._disk.rename(temporary, path)
+            self._disk.fsync_directory(self._root)
+        except OSError:
+            for leftover in (temporary, path):
+                with contextlib.suppress(OSError):
+                    self._disk.unlink(leftover)
+            if descriptor >= 0:
+                os.close(descriptor)
+            raise TemporarilyUnable("a spool segment cannot be made") from None
+        file = AppendOnlyFile(descriptor, len(header), self._disk)
+        with self._lock:
+            self._open[segment_id] = file
+        return keys, file
+
+    def _finish(self, segment_id: str, file: AppendOnlyFile) -> None:
+        file.close()
+        with self._lock:
+            self._open.pop(segment_id, None)
+
+    def _sweep(self) -> None:
+        """Removes what a writer left that died before its segment had a name. A living one holds its lock."""
+        for path in self._root.glob(".*.new"):
+            with contextlib.suppress(FileNotFoundError):
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    if _try_lock(descriptor, fcntl.LOCK_EX):
+                        self._disk.unlink(path)
+                finally:
+                    os.close(descriptor)
+
+
+class SegmentWriter:
+    """Appends frames to a segment, and goes on in a new one when it is full. Any number of threads may append."""
+
+    def __init__(self, spool: Spool, hospital_id: str, facts: dict[str, str | int]) -> None:
+        self._spool = spool
+        self._hospital_id = hospital_id
+        self._facts = facts
+        self._turn = threading.Lock()
+        self._is_closed = False
+        self._begin()
+
+    @property
+    def segment_id(self) -> str:
+        """The segment that takes the next frame; earlier ones are named by the positions that `append` returned."""
+        return self._keys.segment_id
+
+    def append(self, header: Mapping[str, Any], payload: Sequence[Part] | Part) -> FramePosition:
+        """The frame survives power loss when this returns, and reads back as `header` (JSON) and the joined `payload`.
+
+        Raises:
+            TemporarilyUnable: it is not in the spool, or, where the disk failed to sync, in a segment that takes no more.
+            RefusedContent: the header has more than 64 KiB.
+        """
+        parts = [payload] if isinstance(payload, bytes | bytearray | memoryview) else payload
+        encoded = json.dumps(dict(header)).encode()
+        if len(encoded) > FRAME_HEADER_BYTES_MAX - OVERHEAD_BYTES:
+            raise RefusedContent("frame-header-too-long")
+        with self._turn:
+            if self._is_closed:
+                raise TemporarilyUnable("the spool segment is closed")
+            if self._sequence and self._file.end >= self._spool._segment_bytes_max:
+                self._end_segment()
+                self._begin()
+            file, keys = self._file, self._keys
+            offset, end = file.append(lambda at, durable: self._frame(keys, encoded, parts, at, durable))
+            self._sequence += 1
+        # If we crash here the frame may be whole, torn or absent; nobody was told, and the peer sends it again.
+        file.wait_durable(end)
+        return FramePosition(keys.segment_id, offset, end - offset)
+
+    def close(self) -> None:
+        """The segment is marked complete and released to its reader. May be called again."""
+        with self._turn:
+            if not self._is_closed:
+                self._is_closed = True
+                self._end_segment()
+
+    def __enter__(self) -> SegmentWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _begin(self) -> None:
+        self._keys, self._file = self._spool._create(self._hospital_id, self._facts)
+        self._sequence = 0
+
+    def _end_segment(self) -> None:
+        keys, file = self._keys, self._file
+        # Without the end mark every acknowledged frame is still there; the segment then reads like one whose writer crashed.
+        with contextlib.suppress(TemporarilyUnable):
+            file.wait_durable(file.end)
+            _, end = file.append(
+                lambda at, durable: [[keys.pack_prefix(RecordPrefix(KIND_END, self._sequence, 0, 0, durable), at)]]
+            )
+            file.wait_durable(end)
+        self._spool._finish(keys.segment_id, file)
+
+    def _frame(
+        self, keys: SegmentKeys, header: bytes, parts: Sequence[Part], offset: int, durable: int
+    ) -> Iterator[Sequence[Part]]:
+        sealed_header = seal_small(keys.header_key, header, header_aad(offset))
+        sealer = StreamSealer(keys.payload_key, parts, payload_context(self._hospital_id, keys.segment_id, offset))
+        prefix = RecordPrefix(KIND_FRAME, self._sequence, len(sealed_header), sealer.sealed_length, durable)
+        scratch = memoryview(bytearray(sealer.chunk_bytes_max))
+        written = sealer.next_chunk_into(scratch)
+        # An instance of up to 1 MiB goes out in one system call.
+        yield [keys.pack_prefix(prefix, offset), sealed_header, sealer.header, scratch[:written]]
+        while written := sealer.next_chunk_into(scratch):
+            yield [scratch[:written]]
+
+
+def _try_lock(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
