@@ -122,7 +122,7 @@ class AuditEvent:
     object_id: str | None = None
     decision_digest: str | None = None
     network_address: str | None = None
-    detail: Mapping[str, str | int | float | bool | None | list[str]] = field(default_factory=dict)
+    detail: Mapping[str, str | int | float | bool | list[str] | None] = field(default_factory=dict)
     sealed_body: bytes | None = None
 
 
@@ -181,14 +181,26 @@ def append(session: Session, event: AuditEvent, *, at: datetime) -> AuditReceipt
     if len(canonical_json(dict(event.detail))) > _DETAIL_BYTES_MAX:
         raise ValueError("an audit entry's detail is for identifiers and counts, not for documents")
     entry = AuditEntry(
-        entry_index=head.size, recorded_at=at, event_id=event.event_id, event_type=event.event_type, action=event.action,
-        outcome=event.outcome, actor=event.actor, hospital_id=event.hospital_id, study_instance_uid=event.study_instance_uid,
-        object_id=event.object_id, decision_digest=event.decision_digest, network_address=event.network_address,
-        detail=dict(event.detail), sealed_body=event.sealed_body, salt=secrets.token_hex(16), leaf_hash="",
+        entry_index=head.size,
+        recorded_at=at,
+        event_id=event.event_id,
+        event_type=event.event_type,
+        action=event.action,
+        outcome=event.outcome,
+        actor=event.actor,
+        hospital_id=event.hospital_id,
+        study_instance_uid=event.study_instance_uid,
+        object_id=event.object_id,
+        decision_digest=event.decision_digest,
+        network_address=event.network_address,
+        detail=dict(event.detail),
+        sealed_body=event.sealed_body,
+        salt=secrets.token_hex(16),
+        leaf_hash="",
     )
     leaf = leaf_hash(leaf_bytes(entry))
     entry.leaf_hash = leaf.hex()
-    tree = CompactRange(head.size, [bytes.fromhex(node) for node in head.frontier]).append(leaf)
+    tree = _compact(head).append(leaf)
     head.size, head.frontier = tree.size, [node.hex() for node in tree.hashes]
     session.add(entry)
     session.add(head)
@@ -198,10 +210,15 @@ def append(session: Session, event: AuditEvent, *, at: datetime) -> AuditReceipt
 
 def leaf_bytes(entry: AuditEntry) -> bytes:
     """The bytes that stand in the tree for `entry`: number, time, code and the salted digest of everything else."""
-    leaf = canonical_json({
-        "v": 1, "index": entry.entry_index, "at": instant_text(entry.recorded_at), "event": f"{entry.event_id}/{entry.event_type}",
-        "body": hashlib.sha256(entry.salt.encode() + canonical_json(body_of(entry))).hexdigest(),
-    })
+    leaf = canonical_json(
+        {
+            "v": 1,
+            "index": entry.entry_index,
+            "at": instant_text(entry.recorded_at),
+            "event": f"{entry.event_id}/{entry.event_type}",
+            "body": hashlib.sha256(entry.salt.encode() + canonical_json(body_of(entry))).hexdigest(),
+        }
+    )
     if len(leaf) > LEAF_BYTES_MAX:
         raise ValueError("an audit leaf over its limit")
     return leaf
@@ -210,9 +227,15 @@ def leaf_bytes(entry: AuditEntry) -> bytes:
 def body_of(entry: AuditEntry) -> dict[str, Any]:
     """Everything of the entry that its leaf commits to; the sealed part by its digest, so that it can be shredded."""
     return {
-        "action": entry.action, "outcome": entry.outcome, "actor": entry.actor, "hospital_id": entry.hospital_id,
-        "study_instance_uid": entry.study_instance_uid, "object_id": entry.object_id, "decision_digest": entry.decision_digest,
-        "network_address": entry.network_address, "detail": entry.detail,
+        "action": entry.action,
+        "outcome": entry.outcome,
+        "actor": entry.actor,
+        "hospital_id": entry.hospital_id,
+        "study_instance_uid": entry.study_instance_uid,
+        "object_id": entry.object_id,
+        "decision_digest": entry.decision_digest,
+        "network_address": entry.network_address,
+        "detail": entry.detail,
         "sealed_body": hashlib.sha256(entry.sealed_body).hexdigest() if entry.sealed_body is not None else None,
     }
 
@@ -226,8 +249,9 @@ def entries(session: Session, *, start: int = 0, stop: int | None = None, batch:
     """Entries from `start` up to `stop` (exclusive), in order, in batches."""
     while stop is None or start < stop:
         end = start + batch if stop is None else min(start + batch, stop)
-        rows = session.exec(select(AuditEntry).where(AuditEntry.entry_index >= start, AuditEntry.entry_index < end)
-                            .order_by(col(AuditEntry.entry_index))).all()
+        rows = session.exec(
+            select(AuditEntry).where(AuditEntry.entry_index >= start, AuditEntry.entry_index < end).order_by(col(AuditEntry.entry_index))
+        ).all()
         yield from rows
         if len(rows) < end - start:
             return
@@ -239,8 +263,8 @@ def tree_head(session: Session) -> CompactRange:
     """The log's present compact range: `.size` entries, `.root()`."""
     head = session.get(AuditHead, _HEAD_PK)
     if head is None:
-        return CompactRange(0, [])
-    return CompactRange(head.size, [bytes.fromhex(node) for node in head.frontier])
+        return CompactRange()
+    return _compact(head)
 
 
 def require_entry(session: Session, entry_index: int) -> AuditEntry:
@@ -249,3 +273,7 @@ def require_entry(session: Session, entry_index: int) -> AuditEntry:
     if entry is None:
         raise IntegrityFailure("the audit log has no such entry")
     return entry
+
+
+def _compact(head: AuditHead) -> CompactRange:
+    return CompactRange(head.size, tuple(bytes.fromhex(node) for node in head.frontier))

@@ -12,7 +12,6 @@ from compliance import audit
 from compliance.database import UtcDateTime
 from compliance.decision import Decision, decide
 from compliance.lawbook import LawBundle
-from crypto.canonical import canonical_json
 from crypto.errors import NotFound
 
 
@@ -30,35 +29,55 @@ class DecisionRow(SQLModel, table=True):
     obligations: list[str] = Field(sa_column=Column(JSON, nullable=False))
     valid_until: datetime | None = Field(default=None, sa_type=UtcDateTime)
     is_alert: bool = False
-    #: The canonical JSON of the record, as text.
-    record: str
+    #: The canonical JSON of the record with its digest, as text: what `readgate replay` takes.
+    document: str
 
 
-def decide_and_record(session: Session, law: LawBundle, facts: dict[str, Any], *, study_instance_uid: str, actor: str, at: datetime) -> Decision:
+def decide_and_record(
+    session: Session, law: LawBundle, facts: dict[str, Any], *, study_instance_uid: str, actor: str, at: datetime
+) -> Decision:
     """The decision on `facts`, kept with its record and an audit entry in the caller's transaction, whatever its outcome."""
     decision = decide(facts, law)
     row = session.get(DecisionRow, decision.digest)
     if row is None:
-        session.add(DecisionRow(
-            digest=decision.digest, decided_at=at, action=facts["action"], reader_id=facts["reader"]["id"],
-            hospital_id=facts["origin"]["hospital"], study_instance_uid=study_instance_uid, outcome=decision.outcome,
-            reasons=list(decision.reasons), obligations=list(decision.obligations), valid_until=valid_until_of(decision),
-            is_alert=decision.alert, record=canonical_json(decision.record()).decode()))
+        session.add(
+            DecisionRow(
+                digest=decision.digest,
+                decided_at=at,
+                action=facts["action"],
+                reader_id=facts["reader"]["id"],
+                hospital_id=facts["origin"]["hospital"],
+                study_instance_uid=study_instance_uid,
+                outcome=decision.outcome,
+                reasons=list(decision.reasons),
+                obligations=list(decision.obligations),
+                valid_until=decision.valid_until,
+                is_alert=decision.alert,
+                document=decision.document_bytes().decode(),
+            )
+        )
     is_allowed = decision.outcome == "ALLOW"
-    audit.append(session, audit.AuditEvent(
-        event_id=audit.EventId.SECURITY_ALERT, event_type=audit.EventType.DECIDE, action=audit.Action.EXECUTE, actor=actor,
-        outcome=audit.Outcome.SUCCESS if is_allowed else audit.Outcome.SERIOUS_FAILURE, hospital_id=facts["origin"]["hospital"],
-        study_instance_uid=study_instance_uid, decision_digest=decision.digest,
-        detail={"action": facts["action"], "outcome": decision.outcome, "reasons": list(decision.reasons)[:40],
-                "reader": facts["reader"]["id"]}), at=at)
+    audit.append(
+        session,
+        audit.AuditEvent(
+            event_id=audit.EventId.SECURITY_ALERT,
+            event_type=audit.EventType.DECIDE,
+            action=audit.Action.EXECUTE,
+            actor=actor,
+            outcome=audit.Outcome.SUCCESS if is_allowed else audit.Outcome.SERIOUS_FAILURE,
+            hospital_id=facts["origin"]["hospital"],
+            study_instance_uid=study_instance_uid,
+            decision_digest=decision.digest,
+            detail={
+                "action": facts["action"],
+                "outcome": decision.outcome,
+                "reasons": list(decision.reasons)[:40],
+                "reader": facts["reader"]["id"],
+            },
+        ),
+        at=at,
+    )
     return decision
-
-
-def valid_until_of(decision: Decision) -> datetime | None:
-    """`valid_until` as an aware instant; None for a refusal."""
-    if decision.valid_until is None:
-        return None
-    return datetime.fromisoformat(decision.valid_until)
 
 
 def require_decision(session: Session, digest: str) -> DecisionRow:
@@ -70,5 +89,8 @@ def require_decision(session: Session, digest: str) -> DecisionRow:
 
 
 def decisions_of_study(session: Session, study_instance_uid: str) -> list[DecisionRow]:
-    return list(session.exec(select(DecisionRow).where(DecisionRow.study_instance_uid == study_instance_uid)
-                             .order_by(col(DecisionRow.decided_at))).all())
+    return list(
+        session.exec(
+            select(DecisionRow).where(DecisionRow.study_instance_uid == study_instance_uid).order_by(col(DecisionRow.decided_at))
+        ).all()
+    )

@@ -13,7 +13,6 @@ from compliance.database import Database
 from compliance.lawbook import LawBundle, load_law
 from crypto.certificates import KeyAndCertificate
 from crypto.checkpoint import LogSigner
-from crypto.ed25519 import create_ed25519_key
 from crypto.errors import BadInput
 from crypto.keys import FileKeyStore, KeyStore
 from crypto.spool import Spool
@@ -65,7 +64,8 @@ def open_application(data: Path, *, settings: Settings | None = None) -> Applica
     keys = FileKeyStore(data / "keys")
     return Application(
         data=data, settings=chosen, database=database, keys=keys, spool=Spool(data / "spool", keys), vault=open_vault(data, chosen.vault),
-        law=_law(chosen), certificates=CertificateStore(data / "certificates"), log_signer=_log_signer(data))
+        law=_law(chosen), certificates=CertificateStore(data / "certificates"),
+        log_signer=LogSigner(LOG_ORIGIN, keys.secret("audit-log-signing")))
 
 
 def database_url(data: Path, settings: Settings) -> str:
@@ -91,19 +91,3 @@ def _law(settings: Settings) -> LawBundle:
         raise BadInput("law.confirmations is not set: no rule is in force until this deployment's privacy officer and counsel confirmed it "
                        "(readgate law confirm); for a demonstration set law.demo_confirmations = true")
     return load_law(law.directory, law.confirmations)
-
-
-def _log_signer(data: Path) -> LogSigner:
-    path = data / "certificates" / "audit-log.key"
-    if not path.exists():
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{uuid.uuid4().hex}")
-        temporary.touch(mode=0o600)
-        temporary.write_bytes(create_ed25519_key())
-        try:
-            path.hardlink_to(temporary)
-        except FileExistsError:
-            pass
-        finally:
-            temporary.unlink()
-    return LogSigner(LOG_ORIGIN, path.read_bytes())

@@ -73,10 +73,10 @@ class IntakeSession:
 class GatewayIntake:
     """The listener's port onto spool, index and database. One object serves all associations of a process."""
 
-    def __init__(self, database: Database, keys: KeyStore, spool: Spool, index: SpoolIndex, *, ae_title: str, free_bytes_floor: int,
+    def __init__(self, database: Database, keys: KeyStore, spool: Spool, index: SpoolIndex, *, spool_path: Path, ae_title: str, free_bytes_floor: int,
                  now: Callable[[], datetime], deliver_commitment: Callable[[str, str, CommitmentResult], None] | None = None) -> None:
         self.database, self.keys, self.spool, self.index, self.now = database, keys, spool, index, now
-        self._ae_title, self._free_bytes_floor = ae_title, free_bytes_floor
+        self._ae_title, self._free_bytes_floor, self._spool_path = ae_title, free_bytes_floor, spool_path
         self._deliver_commitment = deliver_commitment
         self._refusals: dict[tuple[str, str], tuple[datetime, int]] = {}
         self._refusals_lock = threading.Lock()
@@ -158,7 +158,7 @@ class GatewayIntake:
 
     def require_room(self, session: IntakeSession) -> None:
         """Raises: TemporarilyUnable below the free-space floor (the sender gets 0xA700)."""
-        if session.instances % _SPACE_CHECK_EVERY == 0 and free_bytes(self.spool.root) < self._free_bytes_floor:
+        if session.instances % _SPACE_CHECK_EVERY == 0 and free_bytes(self._spool_path) < self._free_bytes_floor:
             log.error("spool_space_low", hospital_id=session.hospital_id)
             raise TemporarilyUnable("out of resources: the spool's disk is below its floor")
 

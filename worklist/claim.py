@@ -18,7 +18,7 @@ from sqlmodel import Session, col, select
 from compliance import audit
 from compliance.credential import require_reader
 from compliance.database import Database
-from compliance.decision_log import decide_and_record, valid_until_of
+from compliance.decision_log import decide_and_record
 from compliance.facts import gather_facts
 from compliance.lawbook import LawBundle
 from compliance.principal import LoginSession, is_live
@@ -69,7 +69,7 @@ def claim(database: Database, law: LawBundle, *, procedure_step_uid: str, reader
         else:
             step.state, step.claiming_reader_id, step.claimed_at = State.IN_PROGRESS, reader_id, now
             step.transaction_uid_digest, step.login_digest = transaction_uid_digest(transaction_uid), login_digest
-            step.lease_expires_at = min(filter(None, (now + timedelta(minutes=LEASE_MINUTES), login.expires_at, valid_until_of(decision))))
+            step.lease_expires_at = min(filter(None, (now + timedelta(minutes=LEASE_MINUTES), login.expires_at, decision.valid_until)))
             step.obligations = list(decision.obligations)
             session.add(step)
             session.flush()

@@ -17,7 +17,7 @@ from sqlmodel import Field, Session, SQLModel, col, select
 from compliance import audit
 from compliance.credential import Reader, require_reader
 from compliance.database import Database, UtcDateTime
-from compliance.decision_log import decide_and_record, valid_until_of
+from compliance.decision_log import decide_and_record
 from compliance.facts import gather_facts
 from compliance.lawbook import LawBundle
 from compliance.principal import LoginSession, is_live
@@ -121,7 +121,7 @@ def _grant(session: Session, law: LawBundle, step: ProcedureStep, study: Study, 
         procedure_step_uid=step.procedure_step_uid, study_pk=study.study_pk, reader_id=reader.reader_id,
         login_digest=step.login_digest or "", object_kind=object_kind, decision_digest=decision.digest,
         obligations=list(decision.obligations), granted_at=now,
-        valid_until=min(filter(None, (now + timedelta(minutes=GRANT_MINUTES), valid_until_of(decision), login.expires_at))))
+        valid_until=min(filter(None, (now + timedelta(minutes=GRANT_MINUTES), decision.valid_until, login.expires_at))))
     session.add(grant)
     session.flush()
     return grant, []

@@ -16,7 +16,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from gateway.samples.people import INSTITUTIONS, Institution, Person
 
-_IMPLEMENTATION_CLASS_UID = "2.25.224671402399018744917317083204930912547"
+_IMPLEMENTATION_CLASS_UID = UID("2.25.224671402399018744917317083204930912547")
 
 
 def derived_uid(*parts: object) -> UID:

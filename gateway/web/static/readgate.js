@@ -11,8 +11,8 @@
   };
 
   // --- time -----------------------------------------------------------------------------------------------------------------------
-  const clock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit' });
-  const dayAndClock = new Intl.DateTimeFormat(undefined, { month: 'short', day: 'numeric', hour: '2-digit', minute: '2-digit' });
+  const clock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', hourCycle: 'h23' });
+  const dayAndClock = new Intl.DateTimeFormat(undefined, { month: 'short', day: 'numeric', hour: '2-digit', minute: '2-digit', hourCycle: 'h23' });
   function showLocal(element) {
     const at = new Date(element.dateTime);
     element.title = `${element.dateTime.slice(0, 16).replace('T', ' ')} UTC`;

@@ -1,0 +1,142 @@
+"""Study-level jobs as durable workflows on DBOS: after a crash each goes on where it stopped. The only file that imports dbos.
+
+Conditions under which DBOS is used here
+- Arguments and results are row keys, in JSON: nothing identifying, and nothing that could run when read back.
+- `application_version` is pinned: a deploy must not strand work that an older process began.
+- `executor_id` is configured and stable: a restarted process recovers its own work.
+- The system database is our own engine with WAL and full synchronisation.
+- Instances never pass through it, and every step may run twice.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+from dbos import DBOS, DBOSConfig, DBOSConfiguredInstance, DBOSPortableJSONSerializer, SetWorkflowID
+
+from compliance.database import make_engine
+from crypto.errors import IntegrityFailure, TemporarilyUnable
+from gateway.config import JobSettings
+
+log = structlog.get_logger()
+
+#: Raised by hand when a workflow's steps change in a way that older recorded ones cannot follow.
+APPLICATION_VERSION = "1"
+STUDIES = "studies"
+DELIVERIES = "deliveries"
+_STEP_ATTEMPTS = 5
+#: A study that takes its process down this often is held instead of tried again.
+_RECOVERIES_MAX = 3
+_DEAD = {"ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED", "CANCELLED"}
+
+
+class StudyWork(Protocol):
+    """What the workflows do; gateway/worker.py in the product."""
+
+    def archive(self, received_study_pk: int) -> int: ...
+    def deidentify(self, received_study_pk: int) -> str: ...
+    def route(self, study_instance_uid: str) -> str: ...
+    def hold_failed(self, received_study_pk: int, reason: str) -> None: ...
+    def deliver(self, delivery_pk: int) -> str: ...
+
+
+def _is_worth_retrying(error: BaseException) -> bool:
+    return isinstance(error, TemporarilyUnable)
+
+
+@DBOS.dbos_class()
+class Jobs(DBOSConfiguredInstance):
+    """The workflows over one `StudyWork`. DBOS is one per process; so is this."""
+
+    def __init__(self, work: StudyWork) -> None:
+        self._work = work
+        super().__init__(config_name="jobs")
+
+    @DBOS.workflow(max_recovery_attempts=_RECOVERIES_MAX)
+    def process_study(self, received_study_pk: int) -> str:
+        """Archive, de-identify, route. A study that fails for a reason of ours is held, never dropped."""
+        try:
+            self._archive(received_study_pk)
+            study_instance_uid = self._deidentify(received_study_pk)
+            return self._route(study_instance_uid) if study_instance_uid else ""
+        except IntegrityFailure:
+            self._hold_failed(received_study_pk, "INTEGRITY_FAILURE")
+        except TemporarilyUnable:
+            self._hold_failed(received_study_pk, "RESOURCES_EXHAUSTED")
+        except Exception as error:
+            # The kind of a foreign error is no identity, its text might be.
+            log.error("study_processing_failed", received_study_pk=received_study_pk, error=type(error).__name__)
+            self._hold_failed(received_study_pk, "PROCESSING_FAILED")
+        return ""
+
+    @DBOS.workflow(max_recovery_attempts=_RECOVERIES_MAX)
+    def deliver_report(self, delivery_pk: int) -> str:
+        return self._deliver(delivery_pk)
+
+    @DBOS.step(retries_allowed=True, max_attempts=_STEP_ATTEMPTS, should_retry=_is_worth_retrying)
+    def _archive(self, received_study_pk: int) -> int:
+        return self._work.archive(received_study_pk)
+
+    @DBOS.step(retries_allowed=True, max_attempts=_STEP_ATTEMPTS, should_retry=_is_worth_retrying)
+    def _deidentify(self, received_study_pk: int) -> str:
+        return self._work.deidentify(received_study_pk)
+
+    @DBOS.step(retries_allowed=True, max_attempts=_STEP_ATTEMPTS, should_retry=_is_worth_retrying)
+    def _route(self, study_instance_uid: str) -> str:
+        return self._work.route(study_instance_uid)
+
+    @DBOS.step(retries_allowed=True, max_attempts=_STEP_ATTEMPTS, should_retry=_is_worth_retrying)
+    def _hold_failed(self, received_study_pk: int, reason: str) -> None:
+        self._work.hold_failed(received_study_pk, reason)
+
+    @DBOS.step(retries_allowed=True, max_attempts=_STEP_ATTEMPTS, should_retry=_is_worth_retrying)
+    def _deliver(self, delivery_pk: int) -> str:
+        return self._work.deliver(delivery_pk)
+
+
+class JobRunner:
+    """DBOS for this process, from `start` to `stop`."""
+
+    def __init__(self, data: Path, settings: JobSettings, work: StudyWork) -> None:
+        url = settings.database_url.get_secret_value() if settings.database_url is not None else f"sqlite:///{data / 'jobs.sqlite3'}"
+        engine = make_engine(url, always_writes=True)
+        config: DBOSConfig = {
+            "name": "readgate", "system_database_url": url, "system_database_engine": engine, "application_version": APPLICATION_VERSION,
+            "executor_id": settings.executor_id, "serializer": DBOSPortableJSONSerializer(), "log_level": "WARNING", "enable_otlp": False,
+            "notification_listener_polling_interval_sec": settings.poll_seconds,
+        }
+        self._settings = settings
+        logging.getLogger("dbos").setLevel(logging.WARNING)
+        DBOS(config=config)
+        self._jobs = Jobs(work)
+
+    def start(self) -> None:
+        """Work of this executor that a crash cut short goes on from here."""
+        DBOS.launch()
+        for queue, workers in ((STUDIES, self._settings.workers), (DELIVERIES, 2)):
+            DBOS.register_queue(queue, worker_concurrency=workers, polling_interval_sec=self._settings.poll_seconds, on_conflict="always_update")
+
+    def stop(self) -> None:
+        DBOS.destroy(destroy_registry=True, workflow_completion_timeout_sec=20)
+
+    def process_study(self, received_study_pk: int, generation: int, attempt: int = 0) -> None:
+        """The study is processed once per generation, however often this is called."""
+        with SetWorkflowID(study_workflow_id(received_study_pk, generation, attempt)):
+            DBOS.enqueue_workflow(STUDIES, self._jobs.process_study, received_study_pk)
+
+    def deliver_report(self, delivery_pk: int, attempt: int, queued_at: str) -> None:
+        """One attempt; the next one has another number."""
+        with SetWorkflowID(f"deliver-{delivery_pk}-{queued_at}-{attempt}"):
+            DBOS.enqueue_workflow(DELIVERIES, self._jobs.deliver_report, delivery_pk)
+
+    def is_dead(self, received_study_pk: int, generation: int, attempt: int = 0) -> bool:
+        """Whether the workflow of this generation ended without bringing the study anywhere."""
+        status = DBOS.get_workflow_status(study_workflow_id(received_study_pk, generation, attempt))
+        return status is not None and status.status in _DEAD
+
+
+def study_workflow_id(received_study_pk: int, generation: int, attempt: int) -> str:
+    return f"study-{received_study_pk}-{generation}-{attempt}"

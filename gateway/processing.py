@@ -1,0 +1,185 @@
+"""From received to routed: originals archived, de-identified, sealed, routed. Each step may run twice and comes out once.
+
+1. `archive_originals`: sealed originals move from the spool into the vault under the study's key, bit for bit.
+2. `deidentify_study`: the whole study passes `deidentify`, or the whole study is held in quarantine with the reason.
+   If we crash before its commit, packs nobody refers to are left, which fsck reports and the sweep deletes; the step runs again.
+3. `route_study`: the study becomes work.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+
+import structlog
+from sqlmodel import Session
+
+from compliance.crosswalk import ensure_patient, uid_secret
+from compliance.deid_profile import TELEREAD, DeidProfile, profile_of
+from compliance.deidentify import deidentify
+from compliance.hospital import require_hospital
+from compliance.identified import DeidentifiedDataset, IdentifiedDataset, Pseudonymity
+from compliance.identity_terms import IdentityTerms
+from compliance.order import find_order
+from compliance.quarantine import hold
+from compliance.study import require_study
+from crypto.canonical import keyed_uid
+from crypto.errors import RefusedContent
+from crypto.keys import StudyKey
+from crypto.spool import FramePosition
+from crypto.vault import SealedObject
+from gateway.application import Application
+from gateway.intake import read_spooled_payload
+from gateway.pixel_screening import PixelScreener
+from gateway.received import (
+    ReceivedInstance,
+    ReceivedState,
+    ReceivedStudy,
+    distinct_instances,
+    locked_received_study,
+    received_study,
+)
+from gateway.study_identity import StudyIdentityReader, order_terms
+from gateway.study_registration import register_study
+from worklist.routing import Routing, route
+
+log = structlog.get_logger()
+ACTOR = "readgate/deidentify"
+#: Sealed together; a crash loses at most the work on this many bytes.
+_BATCH_BYTES = 48 * 1024 * 1024
+
+DUPLICATE_UID_DIFFERENT_CONTENT = "DUPLICATE_UID_DIFFERENT_CONTENT"
+
+
+def archive_originals(app: Application, received_study_pk: int) -> int:
+    """Every original of the study lies in the vault; how many were moved now. Raises: IntegrityFailure, TemporarilyUnable."""
+    study_key = study_key_of(app, received_study_pk)
+    with app.database.reading() as session:
+        waiting = [row for row in distinct_instances(session, received_study_pk) if row.pack_name is None]
+    for batch in _batches(waiting):
+        items = [(uuid.uuid4().hex, read_spooled_payload(app.spool, _position(row))) for row in batch]
+        sealed = app.vault.seal(study_key, items)
+        with app.database.transaction() as session:
+            for row, place in zip(batch, sealed, strict=True):
+                kept = session.get(ReceivedInstance, row.instance_pk)
+                if kept is not None and kept.pack_name is None:
+                    kept.object_id, kept.pack_name, kept.pack_offset, kept.sealed_length = (
+                        place.object_id, place.pack_name, place.offset, place.length)
+                    session.add(kept)
+    return len(waiting)
+
+
+def deidentify_study(app: Application, received_study_pk: int, screener: PixelScreener) -> str:
+    """The study is AVAILABLE (returns its pseudonymous UID) or QUARANTINED (returns ""). Raises: IntegrityFailure, TemporarilyUnable."""
+    with app.database.reading() as session:
+        received = received_study(session, received_study_pk)
+        if received.state == ReceivedState.AVAILABLE:
+            return received.study_instance_uid or ""
+        rows = distinct_instances(session, received_study_pk)
+    if received.state not in (ReceivedState.COMPLETE, ReceivedState.QUARANTINED) or not rows:
+        return ""
+    try:
+        return _deidentify(app, received, rows, screener)
+    except RefusedContent as refused:
+        _hold(app, received_study_pk, refused, len(rows))
+        return ""
+
+
+def route_study(app: Application, study_instance_uid: str) -> Routing:
+    """The study is on the worklist. Raises: NotFound, TemporarilyUnable."""
+    with app.database.transaction() as session:
+        return route(session, app.law, require_study(session, study_instance_uid), now=app.now(), new_uid=app.new_uid)
+
+
+def original_of(app: Application, study_key: StudyKey, row: ReceivedInstance) -> IdentifiedDataset:
+    """The instance as it was received, bit for bit. Raises: IntegrityFailure."""
+    if row.pack_name is None:
+        payload = read_spooled_payload(app.spool, _position(row))
+    else:
+        assert row.object_id is not None and row.pack_offset is not None and row.sealed_length is not None
+        payload = app.vault.open(study_key, SealedObject(row.object_id, row.pack_name, row.pack_offset, row.sealed_length))
+    return IdentifiedDataset(payload=payload, transfer_syntax_uid=row.transfer_syntax_uid, sop_class_uid=row.sop_class_uid, sop_instance_uid="")
+
+
+def study_key_of(app: Application, received_study_pk: int) -> StudyKey:
+    """The key of the received study, made at the first call."""
+    with app.database.transaction() as session:
+        received = locked_received_study(session, received_study_pk)
+        if received.study_key_id is not None and received.wrapped_dek is not None:
+            return app.keys.open_study_key(received.hospital_id, received.study_key_id, received.wrapped_dek)
+        # If we crash between the two, a SHRED key without a study is left behind; fsck names it and nothing is sealed under it.
+        study_key_id = uuid.uuid4().hex
+        study_key, wrapped = app.keys.create_study_key(received.hospital_id, study_key_id)
+        received.study_key_id, received.wrapped_dek = study_key_id, wrapped
+        session.add(received)
+        return study_key
+
+
+def _deidentify(app: Application, received: ReceivedStudy, rows: list[ReceivedInstance], screener: PixelScreener) -> str:
+    assert received.received_study_pk is not None
+    if any(row.is_conflicting for row in rows):
+        raise RefusedContent(DUPLICATE_UID_DIFFERENT_CONTENT, "one SOP Instance UID came with different content", tag="(0008,0018)")
+    study_key = study_key_of(app, received.received_study_pk)
+    # 1. What the whole study says of persons: one instance's text is cleaned of what only another's header names.
+    terms, reader = IdentityTerms(), StudyIdentityReader()
+    for row in rows:
+        source = original_of(app, study_key, row)
+        terms = terms.merge(IdentityTerms.from_instance(source))
+        reader.add(source)
+    identity = reader.identity()
+    with app.database.transaction() as session:
+        pseudonym, offset = ensure_patient(session, app.keys, received.hospital_id, identity.patient_id, identity.issuer_of_patient_id, now=app.now())
+        order = find_order(session, app.keys, received.hospital_id, identity.accession_number) if identity.accession_number else None
+        profile = deid_profile_of(session, received.hospital_id)
+    if order is not None:
+        terms = terms.merge(order_terms(order[1]))
+    under = Pseudonymity(
+        hospital_id=received.hospital_id, uid_secret=uid_secret(app.keys, received.hospital_id), pseudonym=pseudonym, date_offset_days=offset,
+        accession_pseudonym=accession_pseudonym(app, received.hospital_id, identity.accession_number), identity=terms, profile=profile)
+    # 2. The new instances, sealed as they come out.
+    fresh = [row for row in rows if row.sop_instance_uid is None]
+    outputs: list[tuple[ReceivedInstance, DeidentifiedDataset, SealedObject]] = []
+    for batch in _batches(fresh):
+        made = [(row, deidentify(original_of(app, study_key, row), under, screener.screen)) for row in batch]
+        sealed = app.vault.seal(study_key, [(uuid.uuid4().hex, output.payload) for _, output in made])
+        outputs += [(row, output, place) for (row, output), place in zip(made, sealed, strict=True)]
+    # 3. Everything the exchange will know of it, in one transaction.
+    return register_study(app, received.received_study_pk, study_key, identity, under, order, outputs)
+
+
+def accession_pseudonym(app: Application, hospital_id: str, accession_number: str) -> str:
+    if not accession_number:
+        return ""
+    return "A" + keyed_uid(uid_secret(app.keys, hospital_id), "accession:" + accession_number)[-12:]
+
+
+def deid_profile_of(session: Session, hospital_id: str) -> DeidProfile:
+    options = require_hospital(session, hospital_id).deidentify_options
+    return profile_of(options) if options else TELEREAD
+
+
+def _hold(app: Application, received_study_pk: int, refused: RefusedContent, instance_count: int) -> None:
+    with app.database.transaction() as session:
+        received = locked_received_study(session, received_study_pk)
+        received.state = ReceivedState.QUARANTINED
+        session.add(received)
+        hold(session, hospital_id=received.hospital_id, received_study_pk=received_study_pk, reason_code=refused.reason_code,
+             element_tag=refused.tag, detail=refused.detail, instance_count=instance_count, actor=ACTOR, now=app.now())
+    log.warning("study_quarantined", received_study_pk=received_study_pk, reason=refused.reason_code, tag=refused.tag)
+
+
+def _batches(rows: list[ReceivedInstance]) -> Iterator[list[ReceivedInstance]]:
+    batch: list[ReceivedInstance] = []
+    size = 0
+    for row in rows:
+        if batch and size + row.payload_bytes > _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+        batch.append(row)
+        size += row.payload_bytes
+    if batch:
+        yield batch
+
+
+def _position(row: ReceivedInstance) -> FramePosition:
+    return FramePosition(row.segment_id, row.frame_offset, row.frame_length)

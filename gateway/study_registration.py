@@ -1,0 +1,174 @@
+"""A de-identified study becomes known to the exchange: rows, manifest, sealed series metadata and the crosswalk entry, in one transaction."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import uuid
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlmodel import Session, select
+
+from compliance import audit
+from compliance.crosswalk import seal_study_identity
+from compliance.free_text import clean_text
+from compliance.identified import DeidentifiedDataset, InstanceAttributes, Pseudonymity
+from compliance.order import Order
+from compliance.study import Instance, Series, Study, instances_of_study, study_manifest
+from crypto.canonical import digest, keyed_uid
+from crypto.errors import RefusedContent
+from crypto.keys import StudyKey
+from crypto.sealed_box import open_small, seal_small
+from crypto.vault import SealedObject
+from gateway.application import Application
+from gateway.received import ReceivedInstance, ReceivedState, locked_received_study
+from gateway.study_identity import ReceivedIdentity
+
+ACTOR = "readgate/deidentify"
+SERIES_IN_TWO_STUDIES = "SERIES_IN_TWO_STUDIES"
+#: Objects that are no pictures to read: they do not give the study its modality.
+_NOT_IMAGES = {"SR", "PR", "KO", "DOC", "SEG", "REG", "AU", "OT"}
+Output = tuple[ReceivedInstance, DeidentifiedDataset, SealedObject]
+
+
+def register_study(app: Application, received_study_pk: int, study_key: StudyKey, identity: ReceivedIdentity, under: Pseudonymity,
+                   order: tuple[Order, dict[str, Any]] | None, outputs: Sequence[Output]) -> str:
+    """The study is AVAILABLE under its pseudonymous UID, which is returned; repeated, it stays what it is.
+
+    Raises: RefusedContent when an instance came out under the UID of another study's; TemporarilyUnable.
+    """
+    study_instance_uid = keyed_uid(under.uid_secret, identity.study_instance_uid)
+    metadata = _sealed_metadata(app, study_key, study_instance_uid, outputs)
+    order_text = _clean_order_text(under, order[1]) if order is not None else None
+    with app.database.transaction() as session:
+        received = locked_received_study(session, received_study_pk)
+        now = app.now()
+        study = session.exec(select(Study).where(Study.study_instance_uid == study_instance_uid).with_for_update()).first()
+        if study is None:
+            assert received.study_key_id is not None and received.wrapped_dek is not None
+            study = Study(
+                study_instance_uid=study_instance_uid, hospital_id=received.hospital_id, patient_pseudonym=under.pseudonym,
+                accession_pseudonym=under.accession_pseudonym, study_key_id=received.study_key_id, wrapped_dek=received.wrapped_dek,
+                modality="", manifest_digest="", instance_count=0, completed_at=received.complete_at or now, available_at=now)
+        elif outputs:
+            study.amendment += 1
+        _describe(study, [output.attributes for _, output, _ in outputs])
+        if order is not None and order_text is not None:
+            study.priority = order[0].priority
+            study.order_text_sealed = seal_small(study_key.purpose_key("order"), json.dumps(order_text).encode(), study_instance_uid.encode())
+        session.add(study)
+        session.flush()
+        series = _series_rows(session, study, outputs, metadata)
+        _instance_rows(session, study, series, outputs)
+        assert study.study_pk is not None
+        rows = instances_of_study(session, study.study_pk)
+        study.instance_count, study.manifest_digest = len(rows), digest(study_manifest(study_instance_uid, rows))
+        actions: Counter[str] = Counter(study.deidentification.get("actions", {}))
+        for _, output, _ in outputs:
+            actions.update(output.action_counts)
+        study.deidentification = {"profile": under.profile.name, "actions": dict(sorted(actions.items())),
+                                  "flags": sorted({flag for _, output, _ in outputs for flag in output.flags})}
+        pseudonym_of = {uid: keyed_uid(under.uid_secret, uid) for uid, _, _ in identity.instances}
+        known = {row.sop_instance_uid for row in rows}
+        pseudonym_of = {uid: pseudonym for uid, pseudonym in pseudonym_of.items() if pseudonym in known}
+        seal_study_identity(session, app.keys, study, received.study_lookup, identity.document(pseudonym_of, order[1] if order else None))
+        received.state, received.study_instance_uid = ReceivedState.AVAILABLE, study_instance_uid
+        session.add_all([study, received])
+        session.flush()
+        audit.append(session, audit.AuditEvent(
+            event_id=audit.EventId.INSTANCES_ACCESSED, event_type=audit.EventType.DEIDENTIFY, action=audit.Action.UPDATE, actor=ACTOR,
+            hospital_id=study.hospital_id, study_instance_uid=study_instance_uid, object_id=f"received/{received_study_pk}",
+            detail={"instances": study.instance_count, "new": len(outputs), "manifest": study.manifest_digest,
+                    "profile": under.profile.name}), at=now)
+    return study_instance_uid
+
+
+def open_order_text(study_key: StudyKey, study: Study) -> dict[str, str]:
+    """The cleaned order ("indication", "question", "procedure"), empty where there was none. Raises: IntegrityFailure."""
+    if study.order_text_sealed is None:
+        return {}
+    opened: dict[str, str] = json.loads(open_small(study_key.purpose_key("order"), study.order_text_sealed, study.study_instance_uid.encode()))
+    return opened
+
+
+def open_series_metadata(app: Application, study_key: StudyKey, series: Series) -> list[dict[str, Any]]:
+    """The instances' PS3.18 F metadata of a series. Raises: IntegrityFailure."""
+    place = series.metadata_object
+    sealed = SealedObject(place["object_id"], place["pack_name"], place["offset"], place["length"])
+    instances: list[dict[str, Any]] = json.loads(gzip.decompress(app.vault.open(study_key, sealed)))
+    return instances
+
+
+def _clean_order_text(under: Pseudonymity, order: Mapping[str, Any]) -> dict[str, str]:
+    return {name: clean_text(str(order.get(name) or ""), under.identity) for name in ("indication", "question", "procedure")}
+
+
+def _sealed_metadata(app: Application, study_key: StudyKey, study_instance_uid: str, outputs: Sequence[Output]) -> dict[str, SealedObject]:
+    """Per series its metadata, with what an earlier generation had; sealed before the transaction, which only points at it."""
+    by_series: dict[str, list[dict[str, Any]]] = {}
+    for _, output, _ in outputs:
+        by_series.setdefault(output.series_instance_uid, []).append(dict(output.dicom_json))
+    with app.database.reading() as session:
+        standing = session.exec(select(Series).join(Study).where(Study.study_instance_uid == study_instance_uid)).all()
+    for series in standing:
+        if series.series_instance_uid in by_series:
+            by_series[series.series_instance_uid] = open_series_metadata(app, study_key, series) + by_series[series.series_instance_uid]
+    items = [(uuid.uuid4().hex, gzip.compress(json.dumps(instances).encode(), mtime=0)) for instances in by_series.values()]
+    return dict(zip(by_series, app.vault.seal(study_key, items), strict=True))
+
+
+def _describe(study: Study, attributes: Sequence[InstanceAttributes]) -> None:
+    """Fill what the study's rows say of it from the first instances that say it; images before documents."""
+    for given in sorted(attributes, key=lambda one: (one.modality or "OT") in _NOT_IMAGES):
+        study.modality = study.modality or given.modality or ""
+        study.body_part = study.body_part or given.body_part_examined
+        study.description = study.description or given.study_description or ""
+        study.study_date = study.study_date or given.study_date or ""
+        study.study_time = study.study_time or given.study_time or ""
+        study.patient_sex = study.patient_sex or given.patient_sex or ""
+        study.patient_age = study.patient_age or given.patient_age or ""
+    study.modality = study.modality or "OT"
+
+
+def _series_rows(session: Session, study: Study, outputs: Sequence[Output], metadata: Mapping[str, SealedObject]) -> dict[str, Series]:
+    assert study.study_pk is not None
+    rows: dict[str, Series] = {}
+    for _, output, _ in outputs:
+        uid, given = output.series_instance_uid, output.attributes
+        if uid in rows:
+            continue
+        row = session.exec(select(Series).where(Series.series_instance_uid == uid)).first()
+        place = metadata[uid]
+        pointer = {"object_id": place.object_id, "pack_name": place.pack_name, "offset": place.offset, "length": place.length}
+        if row is not None and row.study_pk != study.study_pk:
+            raise RefusedContent(SERIES_IN_TWO_STUDIES, "one Series Instance UID came under two studies", tag="(0020,000E)")
+        if row is None:
+            row = Series(study_pk=study.study_pk, series_instance_uid=uid, modality=given.modality or "OT", number=given.series_number,
+                         description=given.series_description or "", body_part=given.body_part_examined, metadata_object=pointer)
+        row.metadata_object = pointer
+        row.instance_count += sum(1 for _, other, _ in outputs if other.series_instance_uid == uid)
+        session.add(row)
+        rows[uid] = row
+    session.flush()
+    return rows
+
+
+def _instance_rows(session: Session, study: Study, series: Mapping[str, Series], outputs: Sequence[Output]) -> None:
+    assert study.study_pk is not None
+    for received, output, place in outputs:
+        series_pk = series[output.series_instance_uid].series_pk
+        assert series_pk is not None
+        if session.get(Instance, output.sop_instance_uid) is None:
+            session.add(Instance(
+                sop_instance_uid=output.sop_instance_uid, series_pk=series_pk, study_pk=study.study_pk, sop_class_uid=output.sop_class_uid,
+                transfer_syntax_uid=output.transfer_syntax_uid, number=output.attributes.instance_number, object_id=place.object_id,
+                pack_name=place.pack_name, pack_offset=place.offset, sealed_length=place.length, payload_bytes=len(output.payload),
+                frame_table=[list(frame) for frame in output.frame_table], payload_digest=output.payload_digest,
+                pixel_digest=output.pixel_digest))
+        kept = session.get(ReceivedInstance, received.instance_pk)
+        if kept is not None:
+            kept.sop_instance_uid = output.sop_instance_uid
+            session.add(kept)
+    session.flush()
