@@ -13,7 +13,7 @@ from sqlmodel import Session, select
 
 from compliance import audit
 from compliance.crosswalk import seal_study_identity
-from compliance.free_text import clean_text
+from compliance.free_text import TextCleaner
 from compliance.identified import DeidentifiedDataset, InstanceAttributes, Pseudonymity
 from compliance.order import Order
 from compliance.study import Instance, Series, Study, instances_of_study, study_manifest
@@ -27,6 +27,8 @@ from gateway.received import ReceivedInstance, ReceivedState, locked_received_st
 from gateway.study_identity import ReceivedIdentity
 
 ACTOR = "readgate/deidentify"
+#: What a reader sees in place of an order text that could not be proved clean.
+WITHHELD = "[withheld: the hospital has to clear this text]"
 SERIES_IN_TWO_STUDIES = "SERIES_IN_TWO_STUDIES"
 #: Objects that are no pictures to read: they do not give the study its modality.
 _NOT_IMAGES = {"SR", "PR", "KO", "DOC", "SEG", "REG", "AU", "OT"}
@@ -102,7 +104,10 @@ def open_series_metadata(app: Application, study_key: StudyKey, series: Series) 
 
 
 def _clean_order_text(under: Pseudonymity, order: Mapping[str, Any]) -> dict[str, str]:
-    return {name: clean_text(str(order.get(name) or ""), under.identity) for name in ("indication", "question", "procedure")}
+    """The order's texts without identity; one that stays doubtful is withheld, and says so, rather than shown or guessed."""
+    cleaner = TextCleaner(under.identity)
+    cleaned = {name: cleaner.clean(str(order.get(name) or "")) for name in ("indication", "question", "procedure")}
+    return {name: WITHHELD if text.is_doubtful else text.text for name, text in cleaned.items()}
 
 
 def _sealed_metadata(app: Application, study_key: StudyKey, study_instance_uid: str, outputs: Sequence[Output]) -> dict[str, SealedObject]:

@@ -1,0 +1,186 @@
+"""Logging in, and who is behind a request.
+
+1. Password and a six-digit code, both checked whatever the first one said, so that time and answer tell nothing about which failed.
+2. A code works once; five failures lock the name for a quarter of an hour.
+3. The device is known (its cookie), or enrols itself in a free slot an operator granted; otherwise the login is not attested and the law
+   refuses what needs attestation.
+4. The session's token is random, kept as a digest, bound to a CSRF token, ended by time, idleness or logout. Each is audited.
+
+A request's address is looked at every time; a new address is a new observation of where the reader sits.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlmodel import Session, col, select
+
+from compliance import audit
+from compliance.principal import (
+    SESSION_HOURS_MAX,
+    EnrolledDevice,
+    LoginSession,
+    Principal,
+    country_of_address,
+    live_session,
+    require_principal,
+    token_digest,
+)
+from crypto.errors import NotAllowed
+from crypto.keys import KeyStore
+from crypto.passwords import totp_verify, verify_password
+from crypto.sealed_box import open_small, seal_small
+from gateway.application import Application
+
+LOGIN_REFUSED = "LOGIN_REFUSED"
+_FAILURES_MAX = 5
+_LOCK_MINUTES = 15
+#: How old an observation may grow before a request renews it.
+_OBSERVE_SECONDS = 20
+
+
+@dataclass(frozen=True)
+class LoggedIn:
+    """A login that was just made: the tokens exist only in the cookies."""
+
+    session_token: str
+    device_token: str
+    principal_id: str
+    role: str
+
+
+@dataclass(frozen=True)
+class Visitor:
+    """Who is behind a request."""
+
+    principal: Principal
+    login: LoginSession
+
+    @property
+    def principal_id(self) -> str:
+        return self.principal.principal_id
+
+    @property
+    def login_digest(self) -> str:
+        return self.login.token_digest
+
+
+def seal_totp(keys: KeyStore, principal_id: str, secret: str) -> bytes:
+    return seal_small(keys.secret("login"), secret.encode(), f"totp/{principal_id}".encode())
+
+
+def open_totp(keys: KeyStore, principal: Principal) -> str:
+    return open_small(keys.secret("login"), principal.totp_sealed, f"totp/{principal.principal_id}".encode()).decode()
+
+
+def log_in(app: Application, *, principal_id: str, password: str, code: str, declared_country: str, address: str,
+           device_token: str | None) -> LoggedIn:
+    """See the module. Raises: NotAllowed(LOGIN_REFUSED), the same for every cause."""
+    now = app.now()
+    with app.database.reading() as session:
+        found = session.get(Principal, principal_id)
+    # Argon2 takes its time outside of any transaction.
+    is_password_right = verify_password(password, found.password_hash if found is not None else None)
+    logged_in: LoggedIn | None = None
+    with app.database.transaction() as session:
+        principal = session.get(Principal, principal_id, with_for_update=True)
+        step = None
+        if principal is not None:
+            step = totp_verify(open_totp(app.keys, principal), code, now, last_step=principal.totp_last_step or None)
+        is_open = principal is not None and principal.is_active and (principal.locked_until is None or principal.locked_until <= now)
+        if principal is not None and is_open and is_password_right and step is not None:
+            principal.totp_last_step, principal.failed_logins, principal.locked_until = step, 0, None
+            session.add(principal)
+            logged_in = _begin_session(session, principal, declared_country, address, device_token, now)
+        elif principal is not None and is_open:
+            principal.failed_logins += 1
+            if principal.failed_logins >= _FAILURES_MAX:
+                principal.locked_until, principal.failed_logins = now + timedelta(minutes=_LOCK_MINUTES), 0
+            session.add(principal)
+        audit.append(session, audit.AuditEvent(
+            event_id=audit.EventId.USER_AUTHENTICATION, event_type=audit.EventType.LOGIN, action=audit.Action.EXECUTE,
+            actor=principal.principal_id if principal is not None else "unknown",
+            outcome=audit.Outcome.SUCCESS if logged_in is not None else audit.Outcome.SERIOUS_FAILURE, network_address=address,
+            detail={"declared_country": declared_country}), at=now)
+    if logged_in is None:
+        raise NotAllowed(LOGIN_REFUSED, "name, password or code is wrong, or the account is locked")
+    return logged_in
+
+
+def visitor_of(app: Application, token: str, address: str) -> Visitor:
+    """Who holds this session token, with the place observed anew where the observation grew old or the address changed.
+
+    Raises: NotAllowed(SESSION_ENDED).
+    """
+    now = app.now()
+    with app.database.reading() as session:
+        login = live_session(session, token, now=now)
+        principal = require_principal(session, login.principal_id)
+    if not principal.is_active:
+        raise NotAllowed("SESSION_ENDED")
+    if login.address == address and (now - login.observed_at).total_seconds() < _OBSERVE_SECONDS:
+        return Visitor(principal, login)
+    with app.database.transaction() as session:
+        login = live_session(session, token, now=now)
+        login.address, login.observed_at = address, now
+        login.ip_country, login.ip_kind = country_of_address(session, login.principal_id, address)
+        session.add(login)
+    return Visitor(principal, login)
+
+
+def require_csrf(visitor: Visitor, shown: str | None) -> None:
+    """Raises: NotAllowed(CSRF)."""
+    if not shown or not hmac.compare_digest(visitor.login.csrf_token, shown):
+        raise NotAllowed("CSRF", "the form was not made by this session; load the page again")
+
+
+def log_out(app: Application, visitor: Visitor) -> None:
+    """The session is over; its claims return to the list with the next round of the worker."""
+    now = app.now()
+    with app.database.transaction() as session:
+        login = session.get(LoginSession, visitor.login_digest)
+        if login is not None and login.ended_at is None:
+            login.ended_at = now
+            session.add(login)
+            audit.append(session, audit.AuditEvent(
+                event_id=audit.EventId.USER_AUTHENTICATION, event_type=audit.EventType.LOGOUT, action=audit.Action.EXECUTE,
+                actor=visitor.principal_id, network_address=login.address), at=now)
+
+
+def _begin_session(session: Session, principal: Principal, declared_country: str, address: str, device_token: str | None,
+                   now: datetime) -> LoggedIn:
+    device, device_token = _device(session, principal, device_token, now)
+    country, kind = country_of_address(session, principal.principal_id, address)
+    # One login at a time: a second one ends the first (threat T11, shared credentials).
+    for other in session.exec(select(LoginSession).where(
+            LoginSession.principal_id == principal.principal_id, col(LoginSession.ended_at).is_(None))).all():
+        other.ended_at = now
+        session.add(other)
+    token = secrets.token_urlsafe(32)
+    session.add(LoginSession(
+        token_digest=token_digest(token), principal_id=principal.principal_id, csrf_token=secrets.token_urlsafe(24), started_at=now,
+        expires_at=now + timedelta(hours=SESSION_HOURS_MAX), observed_at=now, is_mfa=True, is_device_attested=device is not None,
+        declared_country=declared_country, address=address, ip_country=country, ip_kind=kind))
+    session.flush()
+    return LoggedIn(token, device_token, principal.principal_id, principal.role)
+
+
+def _device(session: Session, principal: Principal, device_token: str | None, now: datetime) -> tuple[EnrolledDevice | None, str]:
+    """The principal's device behind the cookie, or a new one in a free slot; None where there is neither."""
+    if device_token:
+        known = session.get(EnrolledDevice, token_digest(device_token))
+        if known is not None and known.principal_id == principal.principal_id and known.revoked_at is None:
+            return known, device_token
+    if principal.device_slots <= 0:
+        return None, ""
+    principal.device_slots -= 1
+    token = secrets.token_urlsafe(32)
+    device = EnrolledDevice(token_digest=token_digest(token), principal_id=principal.principal_id, enrolled_at=now)
+    session.add(device)
+    audit.append(session, audit.AuditEvent(
+        event_id=audit.EventId.SECURITY_ALERT, event_type=audit.EventType.USER_SECURITY_CHANGED, action=audit.Action.CREATE,
+        actor=principal.principal_id, detail={"device_enrolled": True, "slots_left": principal.device_slots}), at=now)
+    return device, token

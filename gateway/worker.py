@@ -1,0 +1,202 @@
+"""What a worker process does: finish studies that fell quiet, run the study jobs, end what expired, sign checkpoints, clear the spool.
+
+Any number of workers may run: each act is guarded by rows and workflow names, so that two workers do it once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import structlog
+from sqlmodel import col, select
+
+from compliance.audit_checkpoint import keep_checkpoint
+from compliance.hospital import Hospital
+from compliance.pixel_child import PixelChild
+from compliance.quarantine import hold
+from crypto.errors import Conflict, IntegrityFailure, ReadgateError
+from gateway.application import Application
+from gateway.delivery_senders import senders_of
+from gateway.jobs import JobRunner
+from gateway.processing import ACTOR, archive_originals, deidentify_study, route_study
+from gateway.received import ReceivedInstance, ReceivedState, ReceivedStudy, locked_received_study, unarchived_segments
+from gateway.spool_index import SpoolIndex
+from reporting.delivery import deliver
+from reporting.delivery_queue import Delivery, due_deliveries
+from worklist.claim import expire_leases
+from worklist.revocation import revoke_ended_rights
+
+log = structlog.get_logger()
+CHECKPOINT_SECONDS = 60.0
+SPOOL_SWEEP_SECONDS = 30.0
+REVOCATION_SECONDS = 2.0
+
+
+class Work:
+    """The study jobs over one application (gateway/jobs.py StudyWork)."""
+
+    def __init__(self, app: Application, screener: PixelChild) -> None:
+        self._app, self._screener = app, screener
+
+    def archive(self, received_study_pk: int) -> int:
+        return archive_originals(self._app, received_study_pk)
+
+    def deidentify(self, received_study_pk: int) -> str:
+        return deidentify_study(self._app, received_study_pk, self._screener)
+
+    def route(self, study_instance_uid: str) -> str:
+        return route_study(self._app, study_instance_uid).procedure_step_uid
+
+    def hold_failed(self, received_study_pk: int, reason: str) -> None:
+        hold_failed(self._app, received_study_pk, reason)
+
+    def deliver(self, delivery_pk: int) -> str:
+        app = self._app
+        return deliver(app.database, app.keys, delivery_pk=delivery_pk, senders=senders_of(app), signer_of=app.document_signer,
+                       trust_roots=app.certificates.trust_roots(), now=app.now())
+
+
+@dataclass
+class _Duty:
+    name: str
+    act: Callable[[], object]
+    every_seconds: float
+    due_at: float = 0.0
+
+
+class Worker:
+    """The jobs and the duties of this process, from `start` to `stop`."""
+
+    def __init__(self, app: Application, index: SpoolIndex) -> None:
+        self._app, self._index = app, index
+        self._screener = PixelChild()
+        self._runner = JobRunner(app.data, app.settings.jobs, Work(app, self._screener))
+        self._stopping = threading.Event()
+        poll = app.settings.jobs.poll_seconds
+        self._duties = [
+            _Duty("complete_studies", self.complete_studies, poll),
+            _Duty("queue_deliveries", self.queue_deliveries, poll),
+            _Duty("expire_leases", lambda: expire_leases(app.database, now=app.now(), new_uid=app.new_uid), poll),
+            _Duty("revoke_ended_rights", lambda: revoke_ended_rights(app.database, app.law, now=app.now(), new_uid=app.new_uid), REVOCATION_SECONDS),
+            _Duty("checkpoint", lambda: keep_checkpoint(app.database, app.log_signer, now=app.now()), CHECKPOINT_SECONDS),
+            _Duty("sweep_spool", self.sweep_spool, SPOOL_SWEEP_SECONDS),
+        ]
+        self._thread = threading.Thread(target=self._run, name="duties", daemon=True)
+
+    def start(self) -> None:
+        self._index.recover(now=self._app.now())
+        self._runner.start()
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join(timeout=30)
+        self._runner.stop()
+        self._screener.close()
+
+    def complete_studies(self) -> int:
+        """Studies that fell quiet, or of which the sender said that all was sent, are COMPLETE and queued; how many."""
+        app = self._app
+        queued: list[tuple[int, int]] = []
+        with app.database.reading() as session:
+            waiting = session.exec(select(ReceivedStudy.received_study_pk, ReceivedStudy.last_at, ReceivedStudy.is_commitment_asked, Hospital.quiet_seconds)
+                                   .join(Hospital, col(Hospital.hospital_id) == ReceivedStudy.hospital_id)
+                                   .where(ReceivedStudy.state == ReceivedState.RECEIVING)).all()
+            unqueued = session.exec(select(ReceivedStudy).where(ReceivedStudy.state == ReceivedState.COMPLETE)).all()
+        now = app.now()
+        due = [pk for pk, last_at, is_asked, quiet in waiting if pk is not None and (is_asked or _is_quiet(last_at, quiet, now))]
+        for pk in due:
+            with app.database.transaction() as session:
+                study = locked_received_study(session, pk)
+                hospital = session.get(Hospital, study.hospital_id)
+                assert hospital is not None
+                if study.state != ReceivedState.RECEIVING or not (study.is_commitment_asked or _is_quiet(study.last_at, hospital.quiet_seconds, now)):
+                    continue
+                study.state, study.complete_at = ReceivedState.COMPLETE, now
+                session.add(study)
+                queued.append((pk, study.generation))
+        # If we crash here the study is COMPLETE and not queued: the next round queues it, and a name queued twice is queued once.
+        queued += [(study.received_study_pk, study.generation) for study in unqueued if study.received_study_pk is not None]
+        for pk, generation in queued:
+            self._runner.process_study(pk, generation)
+            if self._runner.is_dead(pk, generation):
+                hold_failed(app, pk, "PROCESSING_FAILED")
+        return len(queued)
+
+    def queue_deliveries(self) -> int:
+        app = self._app
+        with app.database.reading() as session:
+            due = [row for pk in due_deliveries(session, now=app.now()) if (row := session.get(Delivery, pk)) is not None]
+        for row in due:
+            assert row.delivery_pk is not None
+            self._runner.deliver_report(row.delivery_pk, row.attempts, row.next_attempt_at.strftime("%Y%m%d%H%M%S%f"))
+        return len(due)
+
+    def sweep_spool(self) -> int:
+        """Closed segments all of whose instances lie in the vault are removed; how many."""
+        app, removed = self._app, 0
+        self._index.recover(now=app.now())
+        with app.database.reading() as session:
+            needed = unarchived_segments(session)
+            known = set(session.exec(select(ReceivedInstance.segment_id).distinct()).all())
+        for segment_id in app.spool.segments():
+            if segment_id in needed or app.spool.is_open(segment_id) or segment_id not in known:
+                continue
+            try:
+                app.spool.remove_segment(segment_id)
+                removed += 1
+            except Conflict:
+                continue
+        return removed
+
+    def _run(self) -> None:
+        elapsed = 0.0
+        step = self._app.settings.jobs.poll_seconds
+        while not self._stopping.wait(step):
+            elapsed += step
+            for duty in self._duties:
+                if elapsed >= duty.due_at:
+                    duty.due_at = elapsed + duty.every_seconds
+                    self._do(duty)
+
+    def _do(self, duty: _Duty) -> None:
+        try:
+            duty.act()
+        except IntegrityFailure:
+            log.error("duty_found_damage", duty=duty.name)
+        except ReadgateError as error:
+            log.warning("duty_put_off", duty=duty.name, error=type(error).__name__)
+        except Exception as error:
+            # A duty must not end the others; the kind of a foreign error is no identity.
+            log.error("duty_failed", duty=duty.name, error=type(error).__name__)
+
+
+def hold_failed(app: Application, received_study_pk: int, reason: str) -> None:
+    """A study that could not be processed for a reason of ours waits for a person."""
+    with app.database.transaction() as session:
+        study = locked_received_study(session, received_study_pk)
+        if study.state not in (ReceivedState.COMPLETE, ReceivedState.RECEIVING):
+            return
+        study.state = ReceivedState.QUARANTINED
+        session.add(study)
+        hold(session, hospital_id=study.hospital_id, received_study_pk=received_study_pk, reason_code=reason, element_tag=None, detail="",
+             instance_count=study.instance_count, actor=ACTOR, now=app.now())
+
+
+def release_quarantine(app: Application, received_study_pk: int) -> None:
+    """A held study is tried again: the next generation of its job."""
+    with app.database.transaction() as session:
+        study = locked_received_study(session, received_study_pk)
+        if study.state != ReceivedState.QUARANTINED:
+            raise Conflict("NOT_QUARANTINED")
+        study.state, study.generation, study.complete_at = ReceivedState.COMPLETE, study.generation + 1, app.now()
+        session.add(study)
+
+
+def _is_quiet(last_at: datetime, quiet_seconds: float, now: datetime) -> bool:
+    return now - last_at >= timedelta(seconds=quiet_seconds)
+
+
