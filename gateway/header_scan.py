@@ -14,7 +14,7 @@ A duplicate of these elements further back in the data set is not seen here; who
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from crypto.errors import RefusedContent
@@ -100,11 +100,13 @@ def encoding_of(transfer_syntax_uid: str) -> Encoding:
     return Encoding(True, True)
 
 
-def scan_header(payload: bytes | memoryview, transfer_syntax_uid: str) -> HeaderFacts:
-    """Read the identifying elements of an encoded data set (or of a first piece that reaches past them).
+def scan_header(payload: bytes | memoryview | Sequence[bytes | memoryview], transfer_syntax_uid: str) -> HeaderFacts:
+    """Read the identifying elements of an encoded data set (or of a first piece that reaches past them), whole or in parts.
 
     Raises: RefusedContent, with the tag where there is one.
     """
+    if not isinstance(payload, bytes | memoryview):
+        payload = payload[0] if len(payload) == 1 else b"".join(payload)
     values = _wanted_values(payload, encoding_of(transfer_syntax_uid))
     return HeaderFacts(
         _uid(values, SOP_CLASS_UID),
