@@ -256,6 +256,8 @@ def _compress(dataset: Dataset, syntax: UID) -> None:
     else:
         encoded = [bytes(encode(np.ascontiguousarray(frame.view(f"u{frame.dtype.itemsize}")))) for frame in _frames(dataset)]
         dataset.PixelData = encapsulate(encoded)
+        if syntax == HTJ2KLossless and dataset.SamplesPerPixel == 3:
+            dataset.PhotometricInterpretation = "YBR_RCT"
     dataset["PixelData"].VR = "OB"
     dataset["PixelData"].is_undefined_length = True
 
