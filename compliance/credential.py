@@ -102,8 +102,13 @@ def require_reader(session: Session, reader_id: str) -> Reader:
 
 def standing_credentials(session: Session, reader_id: str) -> list[Credential]:
     """What is on file now, expired ones included: the gates name an expired licence, they do not overlook it."""
-    return list(session.exec(select(Credential).where(Credential.reader_id == reader_id, col(Credential.superseded_at).is_(None))
-                             .order_by(col(Credential.credential_pk))).all())
+    return list(
+        session.exec(
+            select(Credential)
+            .where(Credential.reader_id == reader_id, col(Credential.superseded_at).is_(None))
+            .order_by(col(Credential.credential_pk))
+        ).all()
+    )
 
 
 def standing_evidence(session: Session, parties: set[str]) -> list[Evidence]:
@@ -113,5 +118,8 @@ def standing_evidence(session: Session, parties: set[str]) -> list[Evidence]:
 
 
 def newest_consent(session: Session, hospital_id: str, patient_pseudonym: str) -> Consent | None:
-    return session.exec(select(Consent).where(Consent.hospital_id == hospital_id, Consent.patient_pseudonym == patient_pseudonym)
-                        .order_by(col(Consent.version).desc(), col(Consent.consent_pk).desc())).first()
+    return session.exec(
+        select(Consent)
+        .where(Consent.hospital_id == hospital_id, Consent.patient_pseudonym == patient_pseudonym)
+        .order_by(col(Consent.version).desc(), col(Consent.consent_pk).desc())
+    ).first()

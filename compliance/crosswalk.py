@@ -72,8 +72,9 @@ def accession_lookup(keys: KeyStore, hospital_id: str, accession_number: str) ->
     return keyed_digest(lookup_secret(keys, hospital_id), "accession", accession_number.strip())
 
 
-def ensure_patient(session: Session, keys: KeyStore, hospital_id: str, patient_id: str, issuer_of_patient_id: str,
-                   *, now: datetime) -> tuple[str, int]:
+def ensure_patient(
+    session: Session, keys: KeyStore, hospital_id: str, patient_id: str, issuer_of_patient_id: str, *, now: datetime
+) -> tuple[str, int]:
     """(pseudonym, date offset in days) of this patient at this hospital, made at the first call."""
     lookup = patient_lookup(keys, hospital_id, patient_id, issuer_of_patient_id)
     crosswalk_key = keys.secret(f"crosswalk/{hospital_id}")
@@ -82,8 +83,13 @@ def ensure_patient(session: Session, keys: KeyStore, hospital_id: str, patient_i
         pseudonym = f"RG-{secrets.token_hex(5).upper()}"
         offset = (1 + secrets.randbelow(_OFFSET_DAYS_MAX)) * (1 if secrets.randbelow(2) else -1)
         body = canonical_json({"date_offset_days": offset})
-        link = PatientLink(hospital_id=hospital_id, patient_lookup=lookup, pseudonym=pseudonym, created_at=now,
-                           sealed=seal_small(crosswalk_key, body, f"patient/{hospital_id}/{pseudonym}".encode()))
+        link = PatientLink(
+            hospital_id=hospital_id,
+            patient_lookup=lookup,
+            pseudonym=pseudonym,
+            created_at=now,
+            sealed=seal_small(crosswalk_key, body, f"patient/{hospital_id}/{pseudonym}".encode()),
+        )
         session.add(link)
         session.flush()
         return pseudonym, offset
@@ -110,9 +116,19 @@ def open_study_identity(session: Session, keys: KeyStore, study: Study, *, actor
     if link is None:
         raise NotFound("the crosswalk does not know the study")
     opened: dict[str, Any] = json.loads(open_small(open_study_key(keys, study).purpose_key("identity"), link.sealed, _study_context(study)))
-    audit.append(session, audit.AuditEvent(
-        event_id=audit.EventId.PATIENT_RECORD, event_type=audit.EventType.REIDENTIFY, action=audit.Action.READ, actor=actor,
-        hospital_id=study.hospital_id, study_instance_uid=study.study_instance_uid, detail={"purpose": purpose}), at=now)
+    audit.append(
+        session,
+        audit.AuditEvent(
+            event_id=audit.EventId.PATIENT_RECORD,
+            event_type=audit.EventType.REIDENTIFY,
+            action=audit.Action.READ,
+            actor=actor,
+            hospital_id=study.hospital_id,
+            study_instance_uid=study.study_instance_uid,
+            detail={"purpose": purpose},
+        ),
+        at=now,
+    )
     return opened
 
 

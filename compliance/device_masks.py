@@ -87,6 +87,16 @@ def pixel_risk(dataset: Dataset, masks: Iterable[DeviceMask]) -> str | None:
     return None
 
 
+def criterion_keywords(masks: Iterable[Mapping[str, Any]]) -> set[str]:
+    """The attributes that the class of risk, and masks as `to_json` writes them, ask for."""
+    rows = _data("pixel-risk.json")
+    keywords = {"SOPClassUID", str(rows["spare_unless_derived"]["attribute"]), *(str(row["attribute"]) for row in rows["look"])}
+    for mask in masks:
+        for criterion in mask["where"]:
+            keywords.update(str(member["attribute"]) for member in criterion.get("any", [criterion]))
+    return keywords
+
+
 def fulfils(dataset: Dataset, criterion: Mapping[str, Any]) -> bool:
     """Whether one criterion of the data files holds. An absent attribute fulfils nothing."""
     if "any" in criterion:

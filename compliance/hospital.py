@@ -29,7 +29,8 @@ class Hospital(SQLModel, table=True):
     quiet_seconds: float = 10.0
     #: Minutes from completeness to the deadline, by priority.
     turnaround_minutes: dict[str, int] = Field(
-        default_factory=lambda: {"HIGH": 30, "MEDIUM": 120, "LOW": 1440}, sa_column=Column(JSON, nullable=False))
+        default_factory=lambda: {"HIGH": 30, "MEDIUM": 120, "LOW": 1440}, sa_column=Column(JSON, nullable=False)
+    )
     deidentify_options: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
     quota_bytes: int | None = None
     created_at: datetime = Field(sa_type=UtcDateTime)
@@ -80,4 +81,6 @@ def dicom_peer(session: Session, calling_ae_title: str) -> DicomPeer | None:
 
 
 def report_targets(session: Session, hospital_id: str) -> list[ReportTarget]:
-    return list(session.exec(select(ReportTarget).where(ReportTarget.hospital_id == hospital_id).order_by(col(ReportTarget.target_pk))).all())
+    return list(
+        session.exec(select(ReportTarget).where(ReportTarget.hospital_id == hospital_id).order_by(col(ReportTarget.target_pk))).all()
+    )

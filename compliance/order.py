@@ -28,8 +28,17 @@ class Order(SQLModel, table=True):
     received_at: datetime = Field(sa_type=UtcDateTime)
 
 
-def file_order(session: Session, keys: KeyStore, hospital_id: str, accession_number: str, order: Mapping[str, Any],
-               *, priority: str, expected_instances: int | None, now: datetime) -> Order:
+def file_order(
+    session: Session,
+    keys: KeyStore,
+    hospital_id: str,
+    accession_number: str,
+    order: Mapping[str, Any],
+    *,
+    priority: str,
+    expected_instances: int | None,
+    now: datetime,
+) -> Order:
     """The order stands under its accession number; a newer one replaces it."""
     lookup = accession_lookup(keys, hospital_id, accession_number)
     sealed = seal_small(keys.secret(f"crosswalk/{hospital_id}"), canonical_json(dict(order)), f"order/{lookup}".encode())

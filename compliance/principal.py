@@ -122,8 +122,11 @@ def country_of_address(session: Session, principal_id: str, address: str) -> tup
         ip = ipaddress.ip_address(address)
     except ValueError:
         return None, None
-    rows = session.exec(select(RegisteredNetwork).where(
-        (col(RegisteredNetwork.principal_id) == principal_id) | (col(RegisteredNetwork.principal_id).is_(None)))).all()
+    rows = session.exec(
+        select(RegisteredNetwork).where(
+            (col(RegisteredNetwork.principal_id) == principal_id) | (col(RegisteredNetwork.principal_id).is_(None))
+        )
+    ).all()
     for row in sorted(rows, key=lambda network: (network.principal_id is None, -ipaddress.ip_network(network.cidr).prefixlen)):
         if ip in ipaddress.ip_network(row.cidr):
             return row.country, row.kind

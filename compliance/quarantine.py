@@ -37,23 +37,51 @@ class QuarantineItem(SQLModel, table=True):
     decision_note: str | None = None
 
 
-def hold(session: Session, *, hospital_id: str, received_study_pk: int, reason_code: str, element_tag: str | None, detail: str,
-         instance_count: int, actor: str, now: datetime) -> QuarantineItem:
+def hold(
+    session: Session,
+    *,
+    hospital_id: str,
+    received_study_pk: int,
+    reason_code: str,
+    element_tag: str | None,
+    detail: str,
+    instance_count: int,
+    actor: str,
+    now: datetime,
+) -> QuarantineItem:
     """The received study is held with its reason; an audit entry says so. Holding twice for one reason is one item."""
-    standing = session.exec(select(QuarantineItem).where(
-        QuarantineItem.received_study_pk == received_study_pk, QuarantineItem.state == QuarantineState.HELD)).first()
+    standing = session.exec(
+        select(QuarantineItem).where(QuarantineItem.received_study_pk == received_study_pk, QuarantineItem.state == QuarantineState.HELD)
+    ).first()
     if standing is not None and standing.reason_code == reason_code:
         standing.instance_count = instance_count
         session.add(standing)
         return standing
-    item = QuarantineItem(hospital_id=hospital_id, received_study_pk=received_study_pk, reason_code=reason_code, element_tag=element_tag,
-                          detail=detail, instance_count=instance_count, held_at=now)
+    item = QuarantineItem(
+        hospital_id=hospital_id,
+        received_study_pk=received_study_pk,
+        reason_code=reason_code,
+        element_tag=element_tag,
+        detail=detail,
+        instance_count=instance_count,
+        held_at=now,
+    )
     session.add(item)
     session.flush()
-    audit.append(session, audit.AuditEvent(
-        event_id=audit.EventId.PROCEDURE_RECORD, event_type=audit.EventType.QUARANTINE, action=audit.Action.CREATE, actor=actor,
-        outcome=audit.Outcome.MINOR_FAILURE, hospital_id=hospital_id, object_id=f"quarantine/{item.item_pk}",
-        detail={"reason": reason_code, "tag": element_tag or "", "instances": instance_count}), at=now)
+    audit.append(
+        session,
+        audit.AuditEvent(
+            event_id=audit.EventId.PROCEDURE_RECORD,
+            event_type=audit.EventType.QUARANTINE,
+            action=audit.Action.CREATE,
+            actor=actor,
+            outcome=audit.Outcome.MINOR_FAILURE,
+            hospital_id=hospital_id,
+            object_id=f"quarantine/{item.item_pk}",
+            detail={"reason": reason_code, "tag": element_tag or "", "instances": instance_count},
+        ),
+        at=now,
+    )
     return item
 
 
@@ -66,9 +94,19 @@ def settle(session: Session, item_pk: int, state: QuarantineState, *, actor: str
         raise Conflict("ALREADY_SETTLED")
     item.state, item.decided_at, item.decided_by, item.decision_note = state, now, actor, note
     session.add(item)
-    audit.append(session, audit.AuditEvent(
-        event_id=audit.EventId.PROCEDURE_RECORD, event_type=audit.EventType.QUARANTINE, action=audit.Action.UPDATE, actor=actor,
-        hospital_id=item.hospital_id, object_id=f"quarantine/{item.item_pk}", detail={"state": state}), at=now)
+    audit.append(
+        session,
+        audit.AuditEvent(
+            event_id=audit.EventId.PROCEDURE_RECORD,
+            event_type=audit.EventType.QUARANTINE,
+            action=audit.Action.UPDATE,
+            actor=actor,
+            hospital_id=item.hospital_id,
+            object_id=f"quarantine/{item.item_pk}",
+            detail={"state": state},
+        ),
+        at=now,
+    )
     return item
 
 

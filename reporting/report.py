@@ -6,7 +6,7 @@ import json
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Column, LargeBinary, UniqueConstraint
+from sqlalchemy import JSON, Column, LargeBinary, UniqueConstraint
 from sqlmodel import Field, Session, SQLModel, col, select
 
 from compliance.database import UtcDateTime
@@ -49,6 +49,8 @@ class Report(SQLModel, table=True):
     predecessor_digest: str | None = Field(default=None, unique=True)
     decision_digest: str
     manifest_digest: str
+    #: The study manifest as it was signed: an amendment of the study later does not change what was read.
+    manifest: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
     #: The signed envelope, sealed under the study's key.
     sealed_envelope: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     signed_at: datetime = Field(sa_type=UtcDateTime)

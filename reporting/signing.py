@@ -24,7 +24,7 @@ from compliance.decision_log import decide_and_record
 from compliance.facts import gather_facts
 from compliance.lawbook import LawBundle
 from compliance.principal import LoginSession, Principal, require_principal
-from compliance.study import Study, open_study_key, study_by_pk
+from compliance.study import Study, manifest_of, open_study_key, study_by_pk
 from crypto.errors import Conflict, NotAllowed, RefusedContent
 from crypto.keys import KeyStore
 from reporting.content import SECTIONS, CriticalResult, ReportContent, ReportKind, SigningReader
@@ -182,7 +182,7 @@ def _insert(session: Session, keys: KeyStore, step: ProcedureStep, study: Study,
     report = Report(
         report_uid=content.report_uid, study_pk=step.study_pk, hospital_id=step.hospital_id, procedure_step_uid=step.procedure_step_uid,
         reader_id=content.reader.id, kind=content.kind, report_digest=content.digest(), predecessor_digest=content.predecessor_digest,
-        decision_digest=content.decision_digest, manifest_digest=content.study_manifest_digest,
+        decision_digest=content.decision_digest, manifest_digest=content.study_manifest_digest, manifest=manifest_of(session, study),
         sealed_envelope=seal_envelope(open_study_key(keys, study), content.report_uid, signed.envelope()), signed_at=now)
     session.add(report)
     session.flush()

@@ -5,8 +5,8 @@
 2. reader_signature  the reader's signature covers the report, each earlier report likewise, and each names the one before it
 3. reader_known      the signing keys are the readers' registered ones; the caller gives those, else not checked
 4. binding           the identities in the file are bound to the pseudonyms of this report, not of another
-5. page              the page, made again from the attachments, is the page in the file, byte for byte; the seal's revision added only itself
-                     (not checked where the file was made by another release; step 6 stands alone then)
+5. page              the page, made again from the attachments, is the page in the file, byte for byte, and the seal's revision added
+                     only itself (not checked where the file was made by another release; step 6 stands alone then)
 6. printed_text      the text drawn on the pages is the signed text, section by section, with nothing between, and the patient's identity
 7. study_manifest    the list of instances in the file has the digest that the reader signed, and each has its original UID in the binding
 8. images            the hospital's own instances have the pixels that the reader read; the caller gives their digests, else not checked
@@ -303,7 +303,7 @@ def _require_only_a_seal_was_added(document: bytes) -> None:
         for reference in reader.xrefs.explicit_refs_in_revision(1):
             if reference not in first:
                 continue  # a new object; nothing of the page refers to it but through what is compared below
-            earlier = before.get_object(reference)
+            earlier = before.get_object(reference)  # type: ignore[no-untyped-call]
             allowed = {"/AcroForm"} if reference == reader.root_ref else {"/Annots"}
             now = reader.get_object(reference)
             if not isinstance(now, dict) or now.get("/Type") not in ("/Catalog", "/Page"):

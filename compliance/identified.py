@@ -1,0 +1,99 @@
+"""The two kinds of dataset. mypy proves that nothing outward takes the first; only `deidentify` makes the second.
+
+An `IdentifiedDataset` names a patient and stays on the hospital's side. A `DeidentifiedDataset` is what crosses to the exchange.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import InitVar, dataclass, field
+from typing import Any
+
+from compliance.deid_profile import TELEREAD, DeidProfile
+from compliance.identity_terms import IdentityTerms
+
+
+@dataclass(frozen=True, slots=True)
+class IdentifiedDataset:
+    """An instance as the hospital sent it: `payload` is the dataset's bytes in `transfer_syntax_uid`, without preamble and file meta."""
+
+    payload: bytes = field(repr=False)
+    transfer_syntax_uid: str
+    sop_class_uid: str
+    sop_instance_uid: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Pseudonymity:
+    """Under which names an instance leaves.
+
+    `pseudonym` becomes Patient ID and Patient's Name; `date_offset_days` moves every date of the patient and is never 0 under Retain
+    Modified Dates; `uid_secret` is the hospital's alone. `identity` holds what the whole study's headers and its order say of persons,
+    places and numbers, so that one instance's text is cleaned of what only another's header names.
+    """
+
+    hospital_id: str
+    uid_secret: bytes = field(repr=False)
+    pseudonym: str
+    date_offset_days: int = field(repr=False)
+    accession_pseudonym: str
+    identity: IdentityTerms = field(repr=False)
+    profile: DeidProfile = TELEREAD
+    #: What was worked out for one instance of the study and holds for the next; cleared when it grows, never shared between patients.
+    memo: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+
+
+#: The key to DeidentifiedDataset's constructor. compliance/deidentify.py alone may import it; a test reads the sources for others.
+_MADE_BY_DEIDENTIFY = object()
+
+
+@dataclass(frozen=True)
+class DeidentifiedDataset:
+    """An instance that went through `deidentify` and its residual scan; every UID in it is pseudonymous.
+
+    `frame_table` holds (offset, length) in bytes of each frame within `payload`; empty where there are no frames. `dicom_json` is the
+    PS3.18 F model without bulk data: pixel data stand as a relative BulkDataURI. `pixel_digest` is 'sha256:' and the hex digest over
+    each frame's length (8 bytes, big-endian) and bytes; None where there are none. `attributes` are those QIDO-RS answers with.
+    """
+
+    payload: bytes = field(repr=False)
+    transfer_syntax_uid: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    frame_table: tuple[tuple[int, int], ...] = field(repr=False)
+    dicom_json: Mapping[str, Any] = field(repr=False)
+    attributes: InstanceAttributes = field(repr=False)
+    action_counts: Mapping[str, int]
+    pixel_digest: str | None
+    payload_digest: str
+    #: What a person should know though it is no reason to hold: e.g. "RECOGNIZABLE_VISUAL_FEATURES" for a head in slices.
+    flags: tuple[str, ...] = ()
+    made_by: InitVar[object] = None
+
+    def __post_init__(self, made_by: object) -> None:
+        if made_by is not _MADE_BY_DEIDENTIFY:
+            raise TypeError("a DeidentifiedDataset is made by compliance.deidentify.deidentify alone")
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceAttributes:
+    """What QIDO-RS and the pages ask of a pseudonymous instance; None where the dataset is silent. Dates and times as in DICOM."""
+
+    modality: str | None = None
+    body_part_examined: str | None = None
+    series_number: int | None = None
+    series_description: str | None = None
+    instance_number: int | None = None
+    rows: int | None = None
+    columns: int | None = None
+    number_of_frames: int | None = None
+    study_date: str | None = None
+    study_time: str | None = None
+    study_description: str | None = None
+    study_id: str | None = None
+    patient_sex: str | None = None
+    patient_age: str | None = None
+    manufacturer: str | None = None
+    window: Sequence[str] = ()

@@ -1,0 +1,249 @@
+"""What the headers of a study say of persons, places, numbers and days: the words its free text is cleaned of and its output scanned for.
+
+Invariants
+- Terms are decoded text, whole as they stood; `free_text` derives the forms to clean, `residual_scan` (separately) the bytes to look for.
+- Collecting never refuses: a value that does not decode is kept as bytes, one that does not parse is met again by `deidentify`.
+- Terms live in memory on the hospital's side only.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache
+from typing import TYPE_CHECKING
+
+from pydicom.datadict import DicomDictionary
+
+from compliance import character_sets
+from compliance.dataset_bytes import (
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_LITTLE,
+    Element,
+    Encoding,
+    dictionary_entry,
+    elements,
+    encoding_of,
+    items,
+)
+from compliance.date_shift import dates_in_value
+from compliance.profile_table import load_table, tag_of
+from crypto.errors import RefusedContent
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+    from compliance.identified import IdentifiedDataset
+
+_NO_TEXT: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class IdentityTerms:
+    """Decoded values by kind. `public` are makers' and models' names, which are nobody's identity even where a station is called so."""
+
+    patient_names: frozenset[str] = _NO_TEXT
+    staff_names: frozenset[str] = _NO_TEXT
+    institutions: frozenset[str] = _NO_TEXT
+    places: frozenset[str] = _NO_TEXT
+    contacts: frozenset[str] = _NO_TEXT
+    identifiers: frozenset[str] = _NO_TEXT
+    devices: frozenset[str] = _NO_TEXT
+    patient_ids: frozenset[str] = _NO_TEXT
+    public: frozenset[str] = _NO_TEXT
+    dates: frozenset[dt.date] = frozenset()
+    birth_dates: frozenset[dt.date] = frozenset()
+    undecoded: frozenset[bytes] = field(default=frozenset())
+
+    def merge(self, other: IdentityTerms) -> IdentityTerms:
+        """The terms of both."""
+        return IdentityTerms(**{one.name: getattr(self, one.name) | getattr(other, one.name) for one in fields(self)})
+
+    @classmethod
+    def from_instance(cls, source: IdentifiedDataset) -> IdentityTerms:
+        """The terms of one instance as received."""
+        collector = IdentityCollector()
+        collector.add(source)
+        return collector.terms()
+
+    @classmethod
+    def from_dataset(cls, dataset: Dataset) -> IdentityTerms:
+        """The terms of a pydicom dataset."""
+        from io import BytesIO
+
+        from pydicom.filebase import DicomIO
+        from pydicom.filewriter import write_dataset
+
+        buffer = DicomIO(BytesIO())
+        buffer.is_little_endian, buffer.is_implicit_VR = True, False
+        write_dataset(buffer, dataset)
+        collector = IdentityCollector()
+        collector.add_payload(buffer.parent.getvalue(), EXPLICIT_VR_LITTLE_ENDIAN)
+        return collector.terms()
+
+    def search_words(self) -> list[str]:
+        """Names and numbers as a text detector should look for them in pixels, longest first."""
+        words: set[str] = set()
+        for name in self.patient_names | self.staff_names:
+            words.update(part for part in re.split(r"[\^=\s,]+", name) if len(part) > 1)
+        for text in self.identifiers | self.patient_ids | self.institutions | self.contacts:
+            words.update({text, *(part for part in text.split() if len(part) > 3)})
+        for day in self.dates | self.birth_dates:
+            words.update({day.strftime("%Y%m%d"), day.strftime("%Y-%m-%d"), day.strftime("%d.%m.%Y"), day.strftime("%m/%d/%Y")})
+        return sorted((word for word in words if len(word) > 1), key=lambda word: (-len(word), word))
+
+
+def order_terms(
+    *, names: Iterable[str] = (), staff: Iterable[str] = (), institutions: Iterable[str] = (), identifiers: Iterable[str] = (),
+    contacts: Iterable[str] = (), places: Iterable[str] = (), birth_dates: Iterable[dt.date] = (),
+) -> IdentityTerms:  # fmt: skip
+    """The terms of an order (HL7 fields and the like), to merge with the headers'."""
+    return IdentityTerms(
+        patient_names=_texts(names), staff_names=_texts(staff), institutions=_texts(institutions), identifiers=_texts(identifiers),
+        contacts=_texts(contacts), places=_texts(places), birth_dates=frozenset(birth_dates),
+    )  # fmt: skip
+
+
+def collect_identity(instances: Iterable[IdentifiedDataset], order: IdentityTerms | None = None) -> IdentityTerms:
+    """The terms of a whole study: all of its instances and its order."""
+    collector = IdentityCollector()
+    for source in instances:
+        collector.add(source)
+    return collector.terms() if order is None else collector.terms().merge(order)
+
+
+def _texts(values: Iterable[str]) -> frozenset[str]:
+    return frozenset(text for value in values if (text := value.strip()))
+
+
+#: Kind of a table row by words of its keyword; the first that matches.
+_KINDS = (
+    ("places", re.compile(r"Address|CountryOf|RegionOf|PostalCode|City")),
+    ("contacts", re.compile(r"Telephone|Telecom|Phone|Email|URL|URI")),
+    (
+        "institutions",
+        re.compile(r"Institution|Organization|Department|Location|SiteName|CenterName|Facility|Residence|Issuer|Committee|Sponsor"),
+    ),
+    ("staff_names", re.compile(r"Physician|Operator|Performer|Observer|Recorder|Reviewer|Author|Interpretation.*By|HumanPerformer")),
+    (
+        "devices",
+        re.compile(r"Station|Device|Detector|Gantry|Generator|Cassette|Plate|Lens|Serial|AETitle|NetworkID|Machine|XRaySource|AE$|Camera"),
+    ),
+)
+#: Words of belief, rank or state single nobody out and are everyday words: removed where they stand, not searched for elsewhere.
+_NOT_SEARCHED = re.compile(
+    r"Ethnic|Religious|Occupation|MilitaryRank|Smoking|Pregnan|Allerg|State$|Needs|Sex|Breed|Species|Comments?|Description|"
+    r"Instructions|Reason|History|Text|Label|Purpose|TransportArr|Timezone|Coverage|Confidentiality|Role|Status|Flag|Contrast|"
+    r"ProtocolName|Version|Approval|Specification|Make|Model|MAC|Signature|Certificate|Timestamp|PixelPadding|Selector|PreMedication|ROIName|PlanName|SetName|Template|Arbitrary|Topic|GPS|EntityName|RTAccessory|ContentLabel"
+)
+_SEARCHED_VRS = frozenset({"SH", "LO", "AE", "UC", "UR", "UT", "ST", "LT", "PN"})
+_PUBLIC_TAGS = frozenset({0x00080070, 0x00081090, 0x00181020, 0x00080060, 0x00180015})
+
+
+@cache
+def _kinds_by_tag() -> Mapping[int, str]:
+    found: dict[int, str] = {}
+    for row in load_table().rows:
+        if not re.fullmatch(r"\([0-9A-F]{4},[0-9A-F]{4}\)", row.pattern):
+            continue
+        tag = tag_of(row.pattern)
+        entry = DicomDictionary.get(tag)
+        if entry is None or entry[0] not in _SEARCHED_VRS or row.basic in ("U", "K"):
+            continue
+        keyword = entry[4]
+        if entry[0] == "PN":
+            continue
+        if "cleanDescOpt" in row.options and not re.search(r"Address|Telephone|Name$|ID$|Identifier", keyword):
+            continue
+        if _NOT_SEARCHED.search(keyword):
+            continue
+        found[tag] = next((kind for kind, words in _KINDS if words.search(keyword)), "identifiers")
+    found.update({0x00100020: "patient_ids", 0x00101000: "identifiers", 0x00080050: "identifiers", 0x00200010: "identifiers"})
+    found.update(dict.fromkeys(_PUBLIC_TAGS, "public"))
+    return found
+
+
+class IdentityCollector:
+    """Gathers the terms of many instances; a value met before costs one look-up."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, set[str]] = {}
+        self._dates: set[dt.date] = set()
+        self._births: set[dt.date] = set()
+        self._undecoded: set[bytes] = set()
+        self._seen: set[tuple[Encoding, bytes, bytes]] = set()
+        self._kinds = _kinds_by_tag()
+
+    def add(self, source: IdentifiedDataset) -> None:
+        """Take the terms of one instance in; what does not parse adds what stood before the fault."""
+        self.add_payload(source.payload, source.transfer_syntax_uid)
+
+    def add_payload(self, payload: bytes, transfer_syntax_uid: str) -> None:
+        """As `add`, for the bytes of a dataset."""
+        try:
+            encoding = encoding_of(transfer_syntax_uid)
+            self._walk(payload, 0, len(payload), encoding, ("",), 0, b"", False)
+        except RefusedContent:
+            return
+
+    def terms(self) -> IdentityTerms:
+        """What was gathered so far."""
+        return IdentityTerms(
+            **{kind: frozenset(values) for kind, values in self._found.items()},
+            dates=frozenset(self._dates), birth_dates=frozenset(self._births), undecoded=frozenset(self._undecoded),
+        )  # fmt: skip
+
+    def _walk(
+        self, buf: bytes, pos: int, end: int, encoding: Encoding, charset: tuple[str, ...], depth: int, charset_key: bytes, in_patient: bool
+    ) -> None:
+        kinds, seen = self._kinds, self._seen
+        for element in elements(buf, pos, end, encoding, depth):
+            tag, vr = element.tag, element.vr
+            if tag == 0x00080005:
+                charset_key = buf[element.value : element.end]
+                charset = tuple(part.strip() for part in charset_key.decode("latin-1").strip("\0 ").split("\\"))
+                continue
+            if tag >= 0x7FE00000 or tag & 0x00010000:
+                continue
+            if not vr or vr == "UN":
+                entry = dictionary_entry(tag)
+                vr = entry.vr if entry else ""
+            if not (tag in kinds or vr in ("PN", "SQ", "DA", "DT")):
+                continue
+            key = (encoding, charset_key, buf[element.start : element.stop])
+            if key in seen:
+                continue
+            seen.add(key)
+            if vr == "SQ":
+                inner = IMPLICIT_LITTLE if element.vr == "UN" else encoding
+                for start, stop, _ in items(buf, element.value, element.end, inner, depth, undefined=False):
+                    self._walk(buf, start, stop, inner, charset, depth + 1, charset_key, in_patient or tag >> 16 == 0x0010)
+            else:
+                self._value(element, vr, buf[element.value : element.end], charset, in_patient, depth > 0)
+
+    def _value(self, element: Element, vr: str, value: bytes, charset: tuple[str, ...], in_patient: bool, nested: bool) -> None:
+        value = value.strip(b"\0 ")
+        if not value:
+            return
+        if vr in ("DA", "DT"):
+            days = dates_in_value(vr, value.decode("latin-1"))
+            (self._births if element.tag == 0x00100030 else self._dates).update(days)
+            return
+        try:
+            text = character_sets.decode(value, character_sets.codecs_of(charset))
+        except RefusedContent:
+            text = character_sets.decode(value, ("ascii",))
+        if text is None:
+            self._undecoded.add(value)
+            return
+        kind = self._kinds.get(element.tag, "identifiers")
+        if kind == "patient_ids" and nested:
+            kind = "identifiers"
+        if vr == "PN":
+            kind = "patient_names" if in_patient or element.tag >> 16 == 0x0010 else "staff_names"
+        multiple = vr not in ("ST", "LT", "UT", "UR")
+        for part in text.split("\\") if multiple else [text]:
+            if stripped := part.strip("\0 "):
+                self._found.setdefault(kind, set()).add(stripped)

@@ -1,0 +1,81 @@
+"""How reports leave: C-STORE to the hospital's archive, MLLP to its information system, each with the peer's own word as receipt."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from typing import Any
+
+from compliance.hospital import ReportTarget
+from crypto.errors import PermanentPeerFailure, RefusedContent, TemporarilyUnable
+from gateway.application import Application
+from gateway.dicom_tls import TlsMaterial, client_context
+from gateway.store_scu import store
+from reporting.mllp import frame, unframe
+from reporting.oru import parse_ack
+
+_CONNECT_SECONDS = 10.0
+_ANSWER_SECONDS = 30.0
+_ANSWER_BYTES_MAX = 64 * 1024
+
+
+class NetworkSenders:
+    """Over plain TCP to loopback or a protected network, over mutual TLS where the target says so."""
+
+    def __init__(self, calling_ae_title: str, tls: ssl.SSLContext | None) -> None:
+        self._calling_ae_title, self._tls = calling_ae_title, tls
+
+    def store(self, target: ReportTarget, part10: bytes) -> dict[str, Any]:
+        status = store(part10, host=target.host, port=target.port, calling_ae_title=self._calling_ae_title,
+                       called_ae_title=target.ae_title or "ANY-SCP", tls=self._context(target))
+        return {"dimse_status": f"0x{status:04X}"}
+
+    def send_message(self, target: ReportTarget, message: bytes) -> dict[str, Any]:
+        answer = self._exchange(target, frame(message))
+        try:
+            ack = parse_ack(answer)
+        except RefusedContent:
+            raise TemporarilyUnable("the acknowledgement is not HL7") from None
+        if ack.code == "AA":
+            return {"acknowledgement": ack.code, "control_id": ack.control_id}
+        if ack.code == "AR":
+            # AR: rejected for reasons of the receiver (HL7 v2 2.9.2.2), it may accept it later; AE: the content is in error.
+            raise TemporarilyUnable("the receiver rejected the message for now")
+        raise PermanentPeerFailure("the receiver says that the message is in error")
+
+    def _context(self, target: ReportTarget) -> ssl.SSLContext | None:
+        if not target.is_tls:
+            return None
+        if self._tls is None:
+            raise TemporarilyUnable("no certificate to call the target with")
+        return self._tls
+
+    def _exchange(self, target: ReportTarget, framed: bytes) -> bytes:
+        try:
+            with socket.create_connection((target.host, target.port), timeout=_CONNECT_SECONDS) as plain:
+                plain.settimeout(_ANSWER_SECONDS)
+                context = self._context(target)
+                connection = context.wrap_socket(plain, server_hostname=target.host) if context is not None else plain
+                connection.sendall(framed)
+                received = bytearray()
+                while len(received) <= _ANSWER_BYTES_MAX:
+                    chunk = connection.recv(8192)
+                    if not chunk:
+                        raise TemporarilyUnable("the receiver closed without an acknowledgement")
+                    received += chunk
+                    message, _ = unframe(bytes(received))
+                    if message is not None:
+                        return message
+                raise TemporarilyUnable("the acknowledgement is too long")
+        except (OSError, ssl.SSLError):
+            raise TemporarilyUnable("the receiver cannot be reached") from None
+
+
+def senders_of(app: Application) -> NetworkSenders:
+    """The senders of this deployment, with its own certificate for targets that ask for TLS."""
+    server = app.certificates.path("server", ".pem")
+    tls = None
+    if server.exists():
+        pair = app.certificates.server()
+        tls = client_context(TlsMaterial(certificate_pem=pair.certificate_pem, key_pem=pair.key_pem, authorities_pem=app.certificates.trust_roots()))
+    return NetworkSenders(app.settings.dicom.ae_title, tls)
