@@ -185,13 +185,12 @@ def _gate_2(gate: Gate, question: Question, permits: list[Rule], regimes: Mappin
                 stood_on.add(rule.id)
                 gate.rely(rule, finding, "MET")
                 gate.obligations += rule.obligations
-                gate.note("ALLOW", rule.id)
+                if role == "READER" or question.facts.action == "STORE":  # what is asked about; the other stands in the gate's rules
+                    gate.note("ALLOW", rule.id)
     question.mechanisms = tuple(mechanisms)
 
 
-def _permit(
-    gate: Gate, question: Question, candidates: list[Rule], role: str, place: str, regime: str
-) -> list[tuple[Rule, Finding]]:
+def _permit(gate: Gate, question: Question, candidates: list[Rule], role: str, place: str, regime: str) -> list[tuple[Rule, Finding]]:
     """The permits met for `place`, the one to stand on first: a confirmed one, then by mechanism, then by id."""
     met: list[tuple[Rule, Finding]] = []
     failed: list[str] = []
