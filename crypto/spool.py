@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from crypto.aead_stream import StreamSealer
+from crypto.aead_stream import CHUNK_BYTES, TAG_BYTES, StreamSealer
 from crypto.append_only_file import AppendOnlyFile, Part
 from crypto.canonical import canonical_json
 from crypto.disk import FILE_MODE, Disk
@@ -190,6 +190,8 @@ class SegmentWriter:
         self._facts = facts
         self._turn = threading.Lock()
         self._is_closed = False
+        #: Guarded by `_turn`: fresh memory for every frame costs more than the cipher.
+        self._scratch = memoryview(bytearray(CHUNK_BYTES + TAG_BYTES))
         self._begin()
 
     @property
@@ -255,7 +257,7 @@ class SegmentWriter:
         sealed_header = seal_small(keys.header_key, header, header_aad(offset))
         sealer = StreamSealer(keys.payload_key, parts, payload_context(self._hospital_id, keys.segment_id, offset))
         prefix = RecordPrefix(KIND_FRAME, self._sequence, len(sealed_header), sealer.sealed_length, durable)
-        scratch = memoryview(bytearray(sealer.chunk_bytes_max))
+        scratch = self._scratch
         written = sealer.next_chunk_into(scratch)
         # An instance of up to 1 MiB goes out in one system call.
         yield [keys.pack_prefix(prefix, offset), sealed_header, sealer.header, scratch[:written]]
