@@ -33,7 +33,7 @@ PEOPLE = (ELENI_PAPADIMOU, HARUKA_MIZUSHIMA, JOZEF_WISNIOWSKI, KAETHE_GRUENWALD,
 
 @pytest.fixture(scope="module")
 def head_ct() -> list[Dataset]:
-    return make_head_ct(KAETHE_GRUENWALD, slices=16, seed=1)
+    return make_head_ct(KAETHE_GRUENWALD, slices=12, seed=1)
 
 
 def hounsfield(dataset: Dataset) -> NDArray[np.float64]:
@@ -49,15 +49,15 @@ def elements(dataset: Dataset) -> Iterator[pydicom.DataElement]:
 
 def test_head_ct_has_air_bone_brain_and_a_bleed_where_it_was_put(head_ct: list[Dataset]) -> None:
     volume = np.stack([hounsfield(dataset) for dataset in head_ct])
-    assert volume.shape == (16, 512, 512) and volume.dtype == np.float64
-    middle = volume[9]
+    assert volume.shape == (12, 512, 512) and volume.dtype == np.float64
+    middle = volume[6]
     assert middle[60, 256] == pytest.approx(-1000, abs=40)
     assert 900 < middle.max() < 1900
     brain = middle[(middle > 15) & (middle < 45)]
     assert brain.size > 40_000 and 25 < brain.mean() < 36
-    without = np.stack([hounsfield(dataset) for dataset in make_head_ct(KAETHE_GRUENWALD, slices=16, seed=1, lesions=())])
+    without = np.stack([hounsfield(dataset) for dataset in make_head_ct(KAETHE_GRUENWALD, slices=12, seed=1, lesions=())])
     changed = np.argwhere(volume - without > 20)
-    assert 50 < len(changed) < 5000
+    assert 30 < len(changed) < 5000
     position = head_ct[int(np.median(changed[:, 0]))].ImagePositionPatient
     assert abs(float(position[2]) - 36) <= 10
     assert float(position[0]) + np.median(changed[:, 2]) * float(head_ct[0].PixelSpacing[0]) > 15, "on the patient's left"
@@ -66,16 +66,16 @@ def test_head_ct_has_air_bone_brain_and_a_bleed_where_it_was_put(head_ct: list[D
 def test_head_ct_geometry_is_one_regular_volume(head_ct: list[Dataset]) -> None:
     heights = np.array([float(dataset.ImagePositionPatient[2]) for dataset in head_ct])
     assert np.allclose(np.diff(heights), float(head_ct[0].SliceThickness))
-    assert len({dataset.SOPInstanceUID for dataset in head_ct}) == 16
+    assert len({dataset.SOPInstanceUID for dataset in head_ct}) == 12
     assert len({(d.StudyInstanceUID, d.SeriesInstanceUID, d.FrameOfReferenceUID) for d in head_ct}) == 1
-    assert len(make_head_ct.__kwdefaults__) and make_head_ct.__kwdefaults__["slices"] >= 60
+    assert make_head_ct.__kwdefaults__["slices"] >= 60
 
 
 def test_same_seed_gives_same_bytes_and_later_study_shows_same_head() -> None:
-    first, again = (make_chest_cr(JOZEF_WISNIOWSKI, seed=3)[0] for _ in range(2))
+    first, again = (make_ultrasound_clip(JOZEF_WISNIOWSKI, seed=3, frames=1)[0] for _ in range(2))
     assert payload_of(first) == payload_of(again)
-    assert first.PixelData != make_chest_cr(JOZEF_WISNIOWSKI, seed=4)[0].PixelData
-    one, two = (make_head_ct(LEMUEL_HARGROVE, slices=4, seed=seed, number=seed)[2] for seed in (5, 6))
+    assert first.PixelData != make_ultrasound_clip(JOZEF_WISNIOWSKI, seed=4, frames=1)[0].PixelData
+    one, two = (make_head_ct(LEMUEL_HARGROVE, slices=2, seed=seed, number=seed)[0] for seed in (5, 6))
     assert one.StudyInstanceUID != two.StudyInstanceUID and one.PatientID == two.PatientID
     assert one.PixelData != two.PixelData
 
@@ -122,9 +122,9 @@ def test_unknown_hospital_has_no_samples() -> None:
 
 @pytest.mark.slow
 def test_sample_studies_of_both_hospitals() -> None:
-    h1, h2 = sample_studies("h1"), sample_studies("h2")
+    h1, h2 = sample_studies("h1", head_slices=2), sample_studies("h2", head_slices=2)
     assert [study.name for study in h1] == ["head-ct", "head-ct-follow-up", "chest-cr", "ultrasound"]
-    assert len(h1[0].datasets) >= 60 and h1[0].person == h1[1].person
+    assert len(h1[0].datasets) == 2 and h1[0].person == h1[1].person
     assert h1[0].datasets[0].StudyDate < h1[1].datasets[0].StudyDate
     assert all(study.hospital_id == "h2" for study in h2)
     uids = [dataset.SOPInstanceUID for study in h1 + h2 for dataset in study.datasets]

@@ -64,10 +64,10 @@ class SampleStudy:
     expectation: Expectation
 
 
-def sample_studies(hospital_id: str, *, today: date = date(2026, 11, 20)) -> list[SampleStudy]:
+def sample_studies(hospital_id: str, *, today: date = date(2026, 11, 20), head_slices: int = 64) -> list[SampleStudy]:
     """The studies of hospital "h1" or "h2", oldest first; of "h1" the head CT and its follow-up are the same patient's.
 
-    h1: head CT with a fresh bleed, follow-up head CT, chest CR, ultrasound clip with the name burned in. h2: head CT, chest CR.
+    `head_slices` is for who needs the studies but not their size. h1: head CT with a fresh bleed, follow-up head CT, chest CR, ultrasound clip with the name burned in. h2: head CT, chest CR.
 
     Raises:
         BadInput: the hospital has no sample studies.
@@ -76,26 +76,30 @@ def sample_studies(hospital_id: str, *, today: date = date(2026, 11, 20)) -> lis
     if hospital_id == "h1":
         earlier = today - _PRIOR_BEFORE
         made = [
-            ("head-ct", KAETHE_GRUENWALD, make_head_ct(KAETHE_GRUENWALD, seed=11, study_on=earlier, hospital_id="h1", number=101)),
+            ("head-ct", KAETHE_GRUENWALD, make_head_ct(KAETHE_GRUENWALD, slices=head_slices, seed=11, study_on=earlier, number=101)),
             (
                 "head-ct-follow-up",
                 KAETHE_GRUENWALD,
                 make_head_ct(
                     KAETHE_GRUENWALD,
+                    slices=head_slices,
                     seed=12,
                     study_on=today,
-                    hospital_id="h1",
                     number=102,
                     lesions=(OLD_BLEED,),
                     indication="Verlaufskontrolle bei Frau Grünwald nach Blutung links parietal, Käthe ist beschwerdefrei.",
                 ),
             ),
-            ("chest-cr", JOZEF_WISNIOWSKI, make_chest_cr(JOZEF_WISNIOWSKI, seed=13, study_on=today, hospital_id="h1", number=201)),
-            ("ultrasound", ELENI_PAPADIMOU, make_ultrasound_clip(ELENI_PAPADIMOU, seed=14, study_on=today, hospital_id="h1", number=301)),
+            ("chest-cr", JOZEF_WISNIOWSKI, make_chest_cr(JOZEF_WISNIOWSKI, seed=13, study_on=today, number=201)),
+            ("ultrasound", ELENI_PAPADIMOU, make_ultrasound_clip(ELENI_PAPADIMOU, seed=14, study_on=today, number=301)),
         ]
     elif hospital_id == "h2":
         made = [
-            ("head-ct", LEMUEL_HARGROVE, make_head_ct(LEMUEL_HARGROVE, seed=21, study_on=today, hospital_id="h2", number=103)),
+            (
+                "head-ct",
+                LEMUEL_HARGROVE,
+                make_head_ct(LEMUEL_HARGROVE, slices=head_slices, seed=21, study_on=today, hospital_id="h2", number=103),
+            ),
             (
                 "chest-cr",
                 HARUKA_MIZUSHIMA,
