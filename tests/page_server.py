@@ -23,7 +23,7 @@ from crypto.errors import NotFound
 from gateway.viewer_files import viewer_router
 from gateway.web import contexts as c
 from gateway.web.rendering import STATIC_FOLDER, render
-from tests import page_samples
+from tests import page_catalogue, page_samples
 
 CHROMIUM_ARGUMENTS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
 AXE = Path(__file__).resolve().parents[1] / "viewer" / "node_modules" / "axe-core" / "axe.min.js"
@@ -38,6 +38,7 @@ class Script:
     heartbeat: Callable[[], Response] = lambda: JSONResponse({"lease_expires_at": "2026-11-22T10:30:00Z"})
     forms: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     sign_refusal: str = ""
+    events: bytes = b": nothing happens here\n\nretry: 60000\n\n"
 
 
 def page_application(script: Script, viewer_folder: Path | None = None) -> FastAPI:
@@ -49,9 +50,17 @@ def page_application(script: Script, viewer_folder: Path | None = None) -> FastA
     def not_found(_request: Request, _error: NotFound) -> Response:
         return Response(status_code=404)
 
+    @app.get("/events")
+    def events() -> Response:
+        return Response(script.events, media_type="text/event-stream")
+
+    @app.get("/worklist")
+    def worklist() -> Response:
+        return render("worklist.html.j2", dataclasses.replace(page_samples.worklist(), rows=page_samples.worklist_rows()[:2]))
+
     @app.get("/page/{name}")
     def page(name: str) -> Response:
-        template, context = page_samples.pages()[name]
+        template, context = page_catalogue.pages()[name]
         return render(template, context)
 
     @app.post("/worklist/{uid}/claim")
@@ -101,5 +110,5 @@ def serve(app: FastAPI) -> Iterator[str]:
     try:
         yield f"http://127.0.0.1:{port}"
     finally:
-        server.should_exit = True
+        server.should_exit = server.force_exit = True
         thread.join(10)

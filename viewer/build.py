@@ -28,7 +28,7 @@ PUBLIC_PATH = '__webpack_require__.p = "/";'
 BUNDLES_WITH_PUBLIC_PATH = 8
 OWN_FILES = ("boot.js", "app-config.js")
 
-#: Left out: source maps, AI segmentation (136 MB), whole-slide microscopy, identity providers' pages, service workers, icons of other platforms.
+#: Source maps, AI segmentation (136 MB), whole-slide microscopy, identity providers' pages, service workers, other platforms' icons.
 LEFT_OUT = re.compile(
     r"""(^|/)(.*\.map
         |google\.js|silent-refresh\.html|sw\.js|init-service-worker\.js|oidc-client.*|es6-shim.*|polyfill\.min.*
@@ -82,7 +82,7 @@ def move_to_base_path(out: Path) -> int:
 
 def clean_index(text: str) -> str:
     """index.html without inline scripts, foreign platforms' tags and service worker, with every address under the base path."""
-    text = re.sub(r'<(?:link|meta)[^>]*(?:apple-|yandex|coast|msapplication|manifest|mobile-web-app)[^>]*>', "", text)
+    text = re.sub(r"<(?:link|meta)[^>]*(?:apple-|yandex|coast|msapplication|manifest|mobile-web-app)[^>]*>", "", text)
     text = re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)
     text = re.sub(r"<script[^>]*init-service-worker\.js[^>]*></script>", "", text)
     own = "".join(f'<script src="/{name}"></script>' for name in OWN_FILES)

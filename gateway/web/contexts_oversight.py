@@ -275,7 +275,7 @@ class FormField:
 
 @dataclass(frozen=True)
 class RegisterPage:
-    """register.html.j2: /readers, /credentials, /evidence, /consents, /hospitals. `add_href` takes the form with csrf_token and `fields`."""
+    """register.html.j2: /readers, /credentials, /evidence, /consents, /hospitals. `add_href` takes csrf_token and `fields`."""
 
     shell: Shell
     heading: str

@@ -166,6 +166,8 @@
       timer = setTimeout(flush, 800);
     });
     form.addEventListener('submit', (event) => event.preventDefault());
+    // The caret waits at the end of what is written; a box entered by key would otherwise be written to from its start.
+    findAll('[data-section]', form).forEach((element) => element.setSelectionRange(element.value.length, element.value.length));
     window.addEventListener('beforeunload', (event) => { if (isDirty || running) { flush(); event.preventDefault(); } });
     return { flush, isDirty: () => isDirty };
   }

@@ -1,0 +1,69 @@
+"""Every page and every part of a page, with a template and a sample context each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway.web import contexts as c
+from gateway.web import contexts_oversight as o
+from tests import page_samples as samples
+from tests import page_samples_oversight as oversight
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+
+def pages() -> dict[str, tuple[str, DataclassInstance]]:
+    """Every whole page: a name of the sample, its template and its context."""
+    return {
+        "login": ("login.html.j2", samples.login()),
+        "login-refused": ("login.html.j2", samples.login("The name, password or code is not right.")),
+        "home": ("home.html.j2", samples.home()),
+        "worklist": ("worklist.html.j2", samples.worklist()),
+        "worklist-empty": ("worklist.html.j2", samples.worklist(is_empty=True)),
+        "read": ("read.html.j2", samples.read()),
+        "read-signed": ("read.html.j2", samples.read(is_signed=True, has_images=False)),
+        "studies": ("studies.html.j2", oversight.hospital_studies()),
+        "deliveries": (
+            "deliveries.html.j2",
+            o.DeliveriesPage(
+                samples.shell("Deliveries", "operator", current="/deliveries"),
+                oversight.deliveries(),
+                c.Paging(1, 3, 3),
+                states=(c.Choice("dead", "Dead letter"),),
+            ),
+        ),
+        "quarantine": (
+            "quarantine.html.j2",
+            o.QuarantinePage(
+                samples.shell("Quarantine", "hospital_staff", current="/quarantine"), (oversight.quarantine_row(),), c.Paging(1, 1, 1)
+            ),
+        ),
+        "quarantine-item": ("quarantine_item.html.j2", oversight.quarantine_item()),
+        "quarantine-item-closed": ("quarantine_item.html.j2", oversight.quarantine_item(is_open=False)),
+        "privacy": ("privacy.html.j2", oversight.privacy()),
+        "decisions": (
+            "decisions.html.j2",
+            o.DecisionsPage(
+                samples.shell("Decisions", "privacy_officer", current="/privacy/decisions"), (oversight.decision_row(),), c.Paging(1, 1, 1)
+            ),
+        ),
+        "decision": ("decision.html.j2", oversight.decision()),
+        "register": ("register.html.j2", oversight.register()),
+        "register-empty": ("register.html.j2", oversight.register(is_empty=True)),
+        "error": ("error.html.j2", samples.error()),
+        "viewer-missing": ("viewer_missing.html.j2", samples.error()),
+    }
+
+
+def parts() -> dict[str, tuple[str, DataclassInstance]]:
+    """Every part that is swapped into a page."""
+    return {
+        "worklist-row": ("worklist_row.html.j2", c.WorklistRowPart(samples.worklist_rows()[1], "token", samples.NOW)),
+        "worklist-row-refused": (
+            "worklist_row.html.j2",
+            c.WorklistRowPart(samples.worklist_rows()[3], "token", samples.NOW, "Dr Ruiz was faster."),
+        ),
+        "sign-preview": ("sign_preview.html.j2", samples.sign_preview()),
+        "refusal": ("refusal.html.j2", c.Refusal("The passphrase is not right.", "PASSPHRASE_WRONG")),
+    }
