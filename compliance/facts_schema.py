@@ -13,111 +13,26 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
+from compliance.facts_vocabulary import (
+    ACTIONS_WITHOUT_LOGIN,
+    ACTIONS_WITHOUT_READER,
+    CREDENTIAL_SUBJECT,
+    CREDENTIAL_TYPES,
+    EVIDENCE_REQUIRED,
+    EVIDENCE_TYPES,
+    FACT_TYPES,
+    FLAGS,
+    REQUIRE_REGISTER,
+)
 from compliance.jurisdiction import CODE
 from crypto.errors import BadInput
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-ACTIONS = ("ROUTE", "STORE", "VIEW", "SIGN_PRELIMINARY", "SIGN_FINAL")
-#: Actions nobody is logged in for: the login is not asked about.
-ACTIONS_WITHOUT_LOGIN = frozenset({"ROUTE", "STORE"})
-#: Storing concerns a place, not a reader.
-ACTIONS_WITHOUT_READER = frozenset({"STORE"})
-
-ID_CLASSES = ("IDENTIFIED", "PSEUDONYMISED", "LIMITED_DATA_SET", "DEID_SAFE_HARBOR", "DEID_EXPERT", "ANONYMOUS")
-IP_KINDS = ("RESIDENTIAL", "BUSINESS", "MOBILE", "EDUCATION", "HOSTING", "VPN", "PROXY", "TOR", "UNKNOWN")
-CONSENT_STATUSES = ("NOT_REQUIRED", "ACTIVE", "REFUSED", "WITHDRAWN", "UNKNOWN")
-CONSENT_KINDS = ("SHARING", "SEPARATE", "INFORMED", "TRANSFER")
-CREDENTIAL_STATUSES = ("ACTIVE", "SUSPENDED", "REVOKED", "LAPSED", "EXCLUDED")
-#: What a hospital or its system may carry. A register the hospital asks for of itself is REQUIRE_REGISTER:<register>.
-FLAGS = _words(
-    """NO_ONSITE_SPECIALIST STATUTORY_HEALTH_CLOUD HDS_REQUIRED CERTIFIED_EHR PUBLIC_BODY CONSENT_REQUIRED MEDICARE_ADVANTAGE PART2
-    VETERANS_AFFAIRS DEFENSE_HEALTH TRICARE NHS CRITICAL_INFRASTRUCTURE DIFC ADGM DHCC IN_COUNTRY_HOSTING SIGNIFICANT_FIDUCIARY
-    REQUIRE_EXCLUSION_CHECK"""
-)
-REQUIRE_REGISTER = "REQUIRE_REGISTER:"
 
 _TEXT_MAX = 512
 _ITEMS_MAX = 512
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/ @+-]{0,127}\Z")
-
-#: dotted name -> (type, required). Types: a tuple is a closed list; "code" a jurisdiction; "instant", "text", "name", "bool", "count",
-#: "percent". `reader.citizenship` is recorded and no rule may ask for it.
-FACT_TYPES: Mapping[str, tuple[Any, bool]] = {
-    "at": ("instant", True),
-    "action": (ACTIONS, True),
-    "purpose": (("TREAT", "ETREAT"), True),
-    "origin.hospital": ("name", True),
-    "origin.jurisdiction": ("code", True),
-    "origin.sector": (("PUBLIC", "PRIVATE"), True),
-    "object.kind": (("CURRENT", "PRIOR"), True),
-    "object.provenance": (("HOSPITAL", "MY_HEALTH_RECORD", "IMPORTED", "PATIENT"), True),
-    "object.modality": ("name", True),
-    "object.body_part": ("text", False),
-    "object.id_class": (ID_CLASSES, True),
-    "patient.jurisdiction": ("code", True),
-    "patient.us_person": ("bool", True),
-    "patient.can_consent": ("bool", True),
-    "payer.kind": (("PUBLIC", "COMMERCIAL", "MEDICARE", "MEDICAID", "SELF"), True),
-    "storage.country": ("code", True),
-    "reader.id": ("name", True),
-    "reader.establishment": ("code", True),
-    "reader.residence": ("code", True),
-    "reader.citizenship": ("code", False),
-    "reader.employer.id": ("name", True),
-    "reader.employer.country": ("code", True),
-    "reader.employer.kind": (("COMPANY", "PUBLIC_BODY", "NON_PROFIT", "INDIVIDUAL"), True),
-    "reader.employer.role": (("PROCESSOR", "CONTROLLER", "EMPLOYEE"), True),
-    "reader.employer.coc_ownership_pct": ("percent", True),
-    "login.mfa": ("bool", True),
-    "login.device_attested": ("bool", True),
-    "login.declared_country": ("code", True),
-    "login.ip_country": ("code", True),
-    "login.ip_kind": (IP_KINDS, True),
-    "login.observed_at": ("instant", True),
-    "consent.status": (CONSENT_STATUSES, True),
-    "consent.kind": (CONSENT_KINDS, False),
-    "consent.version": ("count", False),
-    "consent.given_at": ("instant", False),
-    "consent.withdrawn_at": ("instant", False),
-    # A limited consent says so twice, so that the loss of either field never widens it.
-    "consent.term": (("UNLIMITED", "LIMITED"), False),
-    "consent.expires": ("instant", False),
-    "counters.us_persons_12_months": ("count", False),
-    "counters.sensitive_persons_this_year": ("count", False),
-    "break_glass.reason_code": ("name", False),
-    "break_glass.text": ("text", False),
-    "break_glass.requested_by": ("name", False),
-}
-#: What a rule may ask about, beside flags, credentials, evidence and consent.
-ASKABLE_FACTS = frozenset(FACT_TYPES) - {"reader.citizenship", "reader.id", "origin.hospital", "reader.employer.id", "at"}
-
-_COMMON = {
-    "status": CREDENTIAL_STATUSES,
-    "issued": "instant",
-    "expires": "instant",
-    "psv_at": "instant",
-    "psv_method": "text",
-    "id": "name",
-}
-_CREDENTIAL_TYPES: Mapping[str, tuple[Mapping[str, Any], tuple[str, ...]]] = {
-    "LICENCE": ({"jurisdiction": "code"}, ("jurisdiction",)),
-    "SPECIALTY": ({"value": "name"}, ("value",)),
-    "PRIVILEGE": ({"hospital": "name", "modalities": "names", "by_proxy": "bool"}, ("hospital", "modalities", "by_proxy")),
-    "COVER": ({"territory": "names"}, ("territory",)),
-    "REGISTRATION": ({"register": "name", "value": "name", "jurisdiction": "code"}, ("register",)),
-    "BOARD": ({"value": "name"}, ("value",)),
-    "EXCLUSION_CHECK": ({"register": "name"}, ("register",)),
-}
-_EVIDENCE_TYPES: Mapping[str, Any] = {
-    "id": "name", "type": "name", "parties": "names", "issued": "instant", "expires": "instant", "verified_by": "name", "sha256": "name",
-}  # fmt: skip
-_EVIDENCE_REQUIRED = ("id", "type", "parties", "issued", "expires", "verified_by")
 
 
 @dataclass(frozen=True)
@@ -186,18 +101,21 @@ def read_facts(document: Any) -> Facts:
             if required:
                 missing.append(name)
             continue
-        value, written = _read_value(name, kind, raw)
-        values[name] = value
-        _place(normal, name, written)
+        values[name], written = _read_value(name, kind, raw)
+        parents, leaf = _PATHS[name]
+        node = normal
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = written
     action = values.get("action")
     missing += [name for name in ("origin.flags", "reader.credentials", "evidence", "counters") if name in absent_groups]
     flags = _read_flags(lists.get("origin.flags"))
     credentials = _read_credentials(lists.get("reader.credentials"))
     evidence = _read_evidence(lists.get("evidence"))
     if "origin.flags" not in absent_groups:
-        _place(normal, "origin.flags", sorted(flags))
+        normal.setdefault("origin", {})["flags"] = sorted(flags)
     if "reader.credentials" not in absent_groups:
-        _place(normal, "reader.credentials", [written for _, written in credentials])
+        normal.setdefault("reader", {})["credentials"] = [written for _, written in credentials]
     if "evidence" not in absent_groups:
         normal["evidence"] = [written for _, written in evidence]
     if "counters" not in absent_groups:
@@ -227,6 +145,7 @@ def is_asked_for(name: str, action: str | None) -> bool:
 
 
 _GROUPS = frozenset(name.rsplit(".", depth)[0] for name in FACT_TYPES for depth in (1, 2) if name.count(".") >= depth)
+_PATHS = {name: (tuple(name.split(".")[:-1]), name.split(".")[-1]) for name in FACT_TYPES}
 _LISTS = frozenset({"origin.flags", "reader.credentials", "evidence", "sources"})
 
 
@@ -256,13 +175,6 @@ def _quoted(name: str) -> str:
     return json.dumps(name[:80])
 
 
-def _place(normal: dict[str, Any], name: str, written: Any) -> None:
-    parts = name.split(".")
-    for part in parts[:-1]:
-        normal = normal.setdefault(part, {})
-    normal[parts[-1]] = written
-
-
 def _read_value(name: str, kind: Any, raw: Any) -> tuple[Any, Any]:
     """(value as the engine uses it, value as the record writes it)."""
     if isinstance(kind, tuple):
@@ -270,8 +182,7 @@ def _read_value(name: str, kind: Any, raw: Any) -> tuple[Any, Any]:
             return raw, raw
         raise BadInput(f"{name} must be one of {', '.join(kind)}")
     if kind == "instant":
-        moment = _read_instant(name, raw)
-        return moment, instant_text(moment)
+        return _read_instant(name, raw)
     if kind == "code":
         if isinstance(raw, str) and CODE.match(raw):
             return raw, raw
@@ -299,18 +210,29 @@ def _read_value(name: str, kind: Any, raw: Any) -> tuple[Any, Any]:
     return raw, raw
 
 
-def _read_instant(name: str, raw: Any) -> datetime:
+def _read_instant(name: str, raw: Any) -> tuple[datetime, str]:
+    moment = raw
     if isinstance(raw, str):
-        try:
-            raw = datetime.fromisoformat(raw)
-        except ValueError:
-            raise BadInput(f"{name} must be an instant such as 2026-11-22T10:00:00Z") from None
-    if not isinstance(raw, datetime) or raw.tzinfo is None:
+        found = _parsed_instant(raw)
+        if found is not None:
+            return found
+        moment = None
+    if not isinstance(moment, datetime) or moment.tzinfo is None:
         raise BadInput(f"{name} must be an instant with a time zone, such as 2026-11-22T10:00:00Z")
+    return moment.astimezone(UTC), instant_text(moment)
+
+
+@lru_cache(maxsize=8192)
+def _parsed_instant(raw: str) -> tuple[datetime, str] | None:
+    """The instant and its normal text; None where `raw` is none. The same dates come again and again, in every reader's credentials."""
     try:
-        return raw.astimezone(UTC)
-    except OverflowError:
-        raise BadInput(f"{name} is out of range") from None
+        moment = datetime.fromisoformat(raw)
+        if moment.tzinfo is None:
+            return None
+        moment = moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+    return moment, instant_text(moment)
 
 
 def _items(name: str, raw: Any) -> list[Mapping[str, Any]]:
@@ -350,22 +272,23 @@ def _read_credentials(raw: Any) -> list[tuple[Credential, dict[str, Any]]]:
         if kind is None:  # a credential that lost its kind proves nothing, and is no reason to refuse the rest
             found.append((Credential("", {}, None, None, None, ("kind",)), {"kind": None}))
             continue
-        if not isinstance(kind, str) or kind not in _CREDENTIAL_TYPES:
-            raise BadInput(f"reader.credentials.kind must be one of {', '.join(_CREDENTIAL_TYPES)}")
-        own, own_required = _CREDENTIAL_TYPES[kind]
-        values, written = _read_item(f"reader.credentials.{kind}", {k: v for k, v in item.items() if k != "kind"}, {**_COMMON, **own})
+        if not isinstance(kind, str) or kind not in CREDENTIAL_TYPES:
+            raise BadInput(f"reader.credentials.kind must be one of {', '.join(CREDENTIAL_TYPES)}")
+        own, own_required = CREDENTIAL_TYPES[kind]
+        attributes = {key: value for key, value in item.items() if key != "kind"}
+        values, written = _read_item(f"reader.credentials.{kind}", attributes, own)
         gaps = tuple(key for key in (*own_required, "status", "issued", "expires", "psv_at") if key not in values)
         written["kind"] = kind
         credential = Credential(kind, values, values.get("issued"), values.get("expires"), values.get("psv_at"), gaps)
         found.append((credential, written))
-    return sorted(found, key=lambda pair: json.dumps(pair[1], sort_keys=True))
+    return sorted(found, key=lambda pair: repr(sorted(pair[1].items())))
 
 
 def _read_evidence(raw: Any) -> list[tuple[Evidence, dict[str, Any]]]:
     found = []
     for item in _items("evidence", raw):
-        values, written = _read_item("evidence", item, _EVIDENCE_TYPES)
-        gaps = tuple(key for key in _EVIDENCE_REQUIRED if key not in values)
+        values, written = _read_item("evidence", item, EVIDENCE_TYPES)
+        gaps = tuple(key for key in EVIDENCE_REQUIRED if key not in values)
         evidence = Evidence(
             values.get("id", ""),
             values.get("type", ""),
@@ -375,7 +298,7 @@ def _read_evidence(raw: Any) -> list[tuple[Evidence, dict[str, Any]]]:
             gaps,
         )
         found.append((evidence, written))
-    return sorted(found, key=lambda pair: json.dumps(pair[1], sort_keys=True))
+    return sorted(found, key=lambda pair: repr(sorted(pair[1].items())))
 
 
 def _read_sources(raw: Any) -> dict[str, str]:
@@ -393,26 +316,25 @@ def _refuse_contradictions(values: Mapping[str, Any], credentials: list[Credenti
         raise BadInput("contradictory consent: ACTIVE, and withdrawn_at is given")
     if values.get("consent.term") == "UNLIMITED" and "consent.expires" in values:
         raise BadInput("contradictory consent: UNLIMITED, and expires is given")
-    complete = [credential for credential in credentials if not credential.gaps]
-    by_subject: dict[tuple[Any, ...], list[Credential]] = {}
-    for credential in complete:
-        if credential.expires is not None and credential.issued is not None and credential.expires <= credential.issued:
+    by_kind: dict[str, list[Credential]] = {}
+    for credential in credentials:
+        if credential.gaps or credential.issued is None or credential.expires is None:
+            continue
+        if credential.expires <= credential.issued:
             raise BadInput(f"contradictory credential: a {credential.kind} expires before it was issued")
-        subject = [credential.kind] + [
-            sorted(value) if isinstance(value, frozenset) else value
-            for key in ("jurisdiction", "value", "hospital", "modalities", "territory", "register")
-            if (value := credential.values.get(key)) is not None
-        ]
-        by_subject.setdefault((json.dumps(subject),), []).append(credential)
-    for group in by_subject.values():
+        by_kind.setdefault(credential.kind, []).append(credential)
+    for kind, group in by_kind.items():
         for i, first in enumerate(group):
             for second in group[i + 1 :]:
                 if _contradict(first, second):
-                    raise BadInput(f"contradictory credential: two of kind {first.kind} for the same subject and time differ in status")
+                    raise BadInput(f"contradictory credential: two of kind {kind} for the same subject and time differ in status")
 
 
 def _contradict(first: Credential, second: Credential) -> bool:
-    if first.values["status"] == second.values["status"] or "ACTIVE" not in (first.values["status"], second.values["status"]):
+    statuses = {first.values["status"], second.values["status"]}
+    if len(statuses) == 1 or "ACTIVE" not in statuses:
+        return False
+    if any(first.values.get(key) != second.values.get(key) for key in CREDENTIAL_SUBJECT):
         return False
     assert first.issued and first.expires and second.issued and second.expires, "a complete credential has all of them"
     return first.issued < second.expires and second.issued < first.expires

@@ -15,7 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from compliance.facts_schema import REQUIRE_REGISTER, Facts
+from compliance.facts_schema import Facts
+from compliance.facts_vocabulary import REQUIRE_REGISTER
 from compliance.jurisdiction import Territory, is_known
 from compliance.requirement import Finding, Question, Relied, ask
 from compliance.rule import GATES, PSV_MAX_AGE_DAYS, Rule, Wanted

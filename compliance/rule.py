@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from compliance.facts_schema import ACTIONS, ASKABLE_FACTS, CONSENT_KINDS, FACT_TYPES, FLAGS, REQUIRE_REGISTER
+from compliance.facts_vocabulary import ACTIONS, ASKABLE_FACTS, CONSENT_KINDS, FACT_TYPES, FLAGS, REQUIRE_REGISTER
 from compliance.jurisdiction import Membership, Territory, compile_territory
 
 GATES = ("G0", "G1", "G2", "G3", "G4", "G5", "G6")
