@@ -17,7 +17,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --retries 10 --timeout 60
 INSTALLED := $(VENV)/.installed
-VIEWER_BUILT := viewer/dist/.built
+VIEWER_INSTALLED := $(VENV)/.viewer
 PEER_PROGRAMS := storescu dciodvfy Orthanc chromium pdfsig
 PEER_PACKAGES := dcmtk dicom3tools orthanc chromium poppler-utils
 say = @printf '\033[1m%s\033[0m\n' $(1)
@@ -40,13 +40,14 @@ $(INSTALLED): requirements/dev.lock pyproject.toml
 	@$(PIP) check
 	@touch $@
 
-viewer: $(VIEWER_BUILT) ## the DICOM viewer, from the npm registry, into viewer/dist (needs node and npm)
+viewer: $(VIEWER_INSTALLED) ## the DICOM viewer, from the npm registry, into viewer/dist and the environment (needs node and npm)
 
-$(VIEWER_BUILT): $(INSTALLED) $(wildcard viewer/*.py viewer/*.js viewer/*.css viewer/*.json)
+$(VIEWER_INSTALLED): $(INSTALLED) $(wildcard viewer/*.py viewer/*.js viewer/*.css viewer/*.json viewer/*.toml)
 	@test -f viewer/build.py || { echo "viewer/build.py is missing from this checkout" >&2; exit 2; }
 	@command -v npm >/dev/null || { echo "the viewer needs node and npm; on Debian: apt-get install nodejs npm" >&2; exit 2; }
 	$(call say,"Building: the viewer into viewer/dist (downloads OHIF from the npm registry)")
 	@$(BIN)/python viewer/build.py --out viewer/dist
+	@$(PIP) install --quiet --no-deps --no-build-isolation --force-reinstall ./viewer
 	@touch $@
 
 viewer-if-possible: $(INSTALLED)
@@ -102,4 +103,4 @@ lock: $(INSTALLED) ## resolve requirements/*.lock anew from pyproject.toml (need
 	$$compile --constraint requirements/dev.lock --output-file requirements/base.lock
 
 clean: ## remove what make made, except demo data
-	rm -rf $(VENV) viewer/dist viewer/build viewer/node_modules build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) viewer/dist viewer/build viewer/node_modules viewer/*.egg-info build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

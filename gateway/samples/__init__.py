@@ -67,7 +67,8 @@ class SampleStudy:
 def sample_studies(hospital_id: str, *, today: date = date(2026, 11, 20), head_slices: int = 64) -> list[SampleStudy]:
     """The studies of hospital "h1" or "h2", oldest first; of "h1" the head CT and its follow-up are the same patient's.
 
-    `head_slices` is for who needs the studies but not their size. h1: head CT with a fresh bleed, follow-up head CT, chest CR, ultrasound clip with the name burned in. h2: head CT, chest CR.
+    h1: head CT with a fresh bleed, follow-up head CT, chest CR, ultrasound clip with the name burned in. h2: head CT, chest CR.
+    `head_slices` is for who needs the studies but not their size.
 
     Raises:
         BadInput: the hospital has no sample studies.
