@@ -8,8 +8,6 @@ that nothing signs, revisions appended later. `verify_seal` therefore accepts on
   one signer, only certificates of the signer's own path;
 - the digest, the signature and the path to a given root hold.
 What is left is either under the SHA-256, or compared with the only value it may have; so one changed byte anywhere is noticed.
-
-Both functions run an event loop inside (pyHanko is asynchronous): call them from a worker thread, never from a running loop.
 """
 
 from __future__ import annotations
@@ -17,9 +15,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any, TypeVar
 
 from asn1crypto import cms, parser, x509
 from pyhanko.keys import load_certs_from_pemder_data, load_private_key_from_pemder_data
@@ -38,6 +38,8 @@ from pyhanko_certvalidator import CertificateValidator, ValidationContext
 from pyhanko_certvalidator.registry import SimpleCertificateStore
 
 from crypto.errors import BadInput, IntegrityFailure
+
+T = TypeVar("T")
 
 FIELD_NAME = "HospitalSeal"
 DIGEST = "sha256"
@@ -86,7 +88,7 @@ def seal_document(
         next(embedding)
         embedding.send(SigObjSetup(sig_placeholder=placeholder))
         prepared, output = embedding.send(SigIOSetup(md_algorithm=DIGEST))
-        content_info = asyncio.run(signer.async_sign(prepared.document_digest, DIGEST, use_pades=True))
+        content_info = _awaited(signer.async_sign(prepared.document_digest, DIGEST, use_pades=True))
         embedding.send(content_info)
     except (SigningError, PdfError, ValueError, KeyError) as failure:
         raise IntegrityFailure(f"the document cannot be sealed ({type(failure).__name__})") from None
@@ -141,7 +143,7 @@ def _verified(document: bytes, roots: list[x509.Certificate], at: datetime | Non
     _require(intact and valid, "the seal does not match the file: it was changed after sealing")
     # 4. Every certificate in it is part of one path to a root we were given, and may sign documents.
     sealed_at = _sealed_at(signature)
-    root = asyncio.run(_trusted_root(certificates, roots, at or sealed_at))
+    root = _awaited(_trusted_root(certificates, roots, at or sealed_at))
     return Seal(
         sealed_by=str(certificate.subject.native.get("organization_name") or certificate.subject.human_friendly),
         sealed_at=sealed_at,
@@ -245,6 +247,16 @@ async def _trusted_root(certificates: list[x509.Certificate], roots: list[x509.C
     path_digests = {certificate.sha256 for certificate in path}
     _require(all(certificate.sha256 in path_digests for certificate in certificates), "the seal holds a certificate that it does not need")
     return next(root for root in roots if root.sha256 in path_digests)
+
+
+def _awaited(coroutine: Coroutine[Any, Any, T]) -> T:
+    """The result of one of the library's coroutines, none of which waits for anything; on a thread that runs a loop it gets another."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        return executor.submit(asyncio.run, coroutine).result()
 
 
 def _require(condition: bool, otherwise: str) -> None:

@@ -303,9 +303,9 @@ def _require_only_a_seal_was_added(document: bytes) -> None:
         for reference in reader.xrefs.explicit_refs_in_revision(1):
             if reference not in first:
                 continue  # a new object; nothing of the page refers to it but through what is compared below
-            earlier = before.get_object(reference)  # type: ignore[no-untyped-call]
+            earlier = before.get_object(reference)
             allowed = {"/AcroForm"} if reference == reader.root_ref else {"/Annots"}
-            now = reader.get_object(reference)
+            now = reader.get_object(reference)  # type: ignore[no-untyped-call]
             if not isinstance(now, dict) or now.get("/Type") not in ("/Catalog", "/Page"):
                 raise IntegrityFailure("the seal's revision changes more than the seal")
             if _encoded(now, allowed) != _encoded(earlier, allowed) or allowed & set(earlier):
