@@ -1,0 +1,474 @@
+"""The spool: what was acknowledged is there, whatever happened; what was not is whole or absent."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crypto.errors import Conflict, IntegrityFailure, NotFound, RefusedContent, TemporarilyUnable
+from crypto.keys import FileKeyStore
+from crypto.spool import FramePosition, SegmentReader, SegmentWriter, Spool
+from tests.faulty_disk import FaultyDisk, fail_every, fail_nth
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+FACTS: dict[str, str | int] = {"calling_ae_title": "H1_PACS", "association": 7}
+Frames = list[tuple[FramePosition, dict[str, Any], bytes]]
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> FileKeyStore:
+    store = FileKeyStore(tmp_path / "keys")
+    store.create_kek("h1")
+    return store
+
+
+@pytest.fixture
+def spool(tmp_path: Path, keys: FileKeyStore) -> Spool:
+    return Spool(tmp_path / "spool", keys)
+
+
+def payload(number: int, length: int = 1000) -> bytes:
+    return random.Random(number).randbytes(length)  # noqa: S311 - test data
+
+
+def append_some(writer: SegmentWriter, count: int, length: int = 1000) -> list[FramePosition]:
+    return [writer.append({"n": number}, payload(number, length)) for number in range(count)]
+
+
+def crash(writer: SegmentWriter) -> None:
+    """The writer's process is gone: no end mark, the lock released."""
+    writer._spool._finish(writer.segment_id, writer._file)
+    writer._is_closed = True
+
+
+def path_of(tmp_path: Path, segment_id: str) -> Path:
+    return tmp_path / "spool" / f"{segment_id}.segment"
+
+
+def read_all(reader: SegmentReader) -> tuple[Frames, int]:
+    """Every frame that opens, and how many raised."""
+    frames: Frames = []
+    failures = 0
+    while True:
+        try:
+            frames.append(next(reader))
+        except IntegrityFailure:
+            failures += 1
+        except StopIteration:
+            return frames, failures
+
+
+def test_frames_come_back_in_order_with_their_facts(spool: Spool) -> None:
+    with spool.open_segment("h1", FACTS) as writer:
+        positions = append_some(writer, 5)
+        empty = writer.append({"n": 5}, [])
+        big = writer.append({"n": 6}, [b"x", memoryview(bytes(3_000_000)), bytearray(b"yz")])
+        segment_id = writer.segment_id
+    reader = spool.read_segment(segment_id)
+    frames = list(reader)
+    assert (reader.hospital_id, reader.facts, reader.is_complete, reader.torn_bytes) == ("h1", FACTS, True, 0)
+    assert [position for position, _, _ in frames] == [*positions, empty, big]
+    assert [header for _, header, _ in frames] == [{"n": number} for number in range(7)]
+    assert [body for _, _, body in frames[:5]] == [payload(number) for number in range(5)]
+    assert (frames[5][2], frames[6][2]) == (b"", b"x" + bytes(3_000_000) + b"yz")
+    assert spool.read_frame(positions[3]) == ({"n": 3}, payload(3))
+
+
+def test_another_process_reads_what_this_one_wrote(spool: Spool, keys: FileKeyStore, tmp_path: Path) -> None:
+    with spool.open_segment("h1", FACTS) as writer:
+        positions = append_some(writer, 3)
+    other = Spool(tmp_path / "spool", FileKeyStore(tmp_path / "keys"))
+    assert other.segments() == [writer.segment_id]
+    assert [position for position, _, _ in other.read_segment(writer.segment_id)] == positions
+
+
+def test_nothing_readable_stands_on_the_disk(spool: Spool, tmp_path: Path) -> None:
+    with spool.open_segment("h1", {"calling_ae_title": "CANARY_AE"}) as writer:
+        writer.append({"sop_instance_uid": "1.2.3.CANARY"}, b"CANARY^PATIENT" * 100)
+    content = path_of(tmp_path, writer.segment_id).read_bytes()
+    assert b"CANARY" not in content
+    assert all("CANARY" not in str(path) for path in tmp_path.rglob("*"))
+    assert path_of(tmp_path, writer.segment_id).stat().st_mode & 0o777 == 0o600
+
+
+def test_segment_is_open_while_its_writer_lives_and_is_not_removed(spool: Spool, keys: FileKeyStore, tmp_path: Path) -> None:
+    other = Spool(tmp_path / "spool", keys)
+    writer = spool.open_segment("h1", FACTS)
+    for one in (spool, other):
+        assert one.is_open(writer.segment_id)
+        with pytest.raises(Conflict):
+            one.remove_segment(writer.segment_id)
+    writer.close()
+    writer.close()
+    assert not other.is_open(writer.segment_id)
+    other.remove_segment(writer.segment_id)
+    other.remove_segment(writer.segment_id)
+    assert spool.segments() == []
+    for act in (spool.read_segment, lambda _: spool.read_frame(FramePosition(writer.segment_id, 0, 1))):
+        with pytest.raises(NotFound):
+            act(writer.segment_id)
+
+
+@pytest.mark.parametrize("segment_id", ["../../etc/passwd", "", "x" * 32, "A" * 32])
+def test_foreign_segment_names_reach_no_file(spool: Spool, segment_id: str) -> None:
+    for act in (spool.read_segment, spool.is_open, spool.remove_segment):
+        with pytest.raises(NotFound):
+            act(segment_id)
+
+
+def test_closed_writer_takes_no_frame(spool: Spool) -> None:
+    writer = spool.open_segment("h1", FACTS)
+    writer.close()
+    with pytest.raises(TemporarilyUnable):
+        writer.append({}, b"late")
+
+
+def test_full_segment_is_followed_by_another(tmp_path: Path, keys: FileKeyStore) -> None:
+    spool = Spool(tmp_path / "spool", keys, segment_bytes_max=5000)
+    with spool.open_segment("h1", FACTS) as writer:
+        positions = append_some(writer, 12, 2000)
+    assert len(spool.segments()) == 4
+    assert {position.segment_id for position in positions} == set(spool.segments())
+    assert [spool.read_frame(position)[0]["n"] for position in positions] == list(range(12))
+    assert all(spool.read_segment(segment_id).is_complete for segment_id in spool.segments())
+    assert not any(spool.is_open(segment_id) for segment_id in spool.segments())
+
+
+def test_header_too_long_is_refused_and_the_segment_goes_on(spool: Spool) -> None:
+    with spool.open_segment("h1", FACTS) as writer:
+        with pytest.raises(RefusedContent):
+            writer.append({"x": "y" * 70_000}, b"")
+        append_some(writer, 2)
+    assert len(list(spool.read_segment(writer.segment_id))) == 2
+
+
+# -- damage
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_crash_at_any_byte_loses_no_acknowledged_frame(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """After power loss the file ends anywhere behind the last sync, with anything in between."""
+    tmp_path = tmp_path_factory.mktemp("crash")
+    keys = FileKeyStore(tmp_path / "keys")
+    keys.create_kek("h1")
+    spool = Spool(tmp_path / "spool", keys)
+    writer = spool.open_segment("h1", FACTS)
+    acknowledged = append_some(writer, data.draw(st.integers(0, 4)))
+    durable = writer._file.durable
+    # Two frames written and never synced.
+    writer._file.wait_durable = lambda target: None  # type: ignore[method-assign]
+    lost = [writer.append({"n": 100 + number}, payload(number, 300)) for number in range(2)]
+    crash(writer)
+    path = path_of(tmp_path, writer.segment_id)
+    content = bytearray(path.read_bytes())
+    end = data.draw(st.integers(durable, len(content)))
+    tail = content[durable:end]
+    for _ in range(data.draw(st.integers(0, 3))):
+        if tail:
+            start = data.draw(st.integers(0, len(tail) - 1))
+            width = data.draw(st.integers(1, 64))
+            tail[start : start + width] = data.draw(st.sampled_from([bytes(width), b"\xff" * width, os.urandom(width)]))[: len(tail) - start]
+    path.write_bytes(content[:durable] + tail)
+
+    reader = spool.read_segment(writer.segment_id)
+    frames, failures = read_all(reader)
+    assert [position for position, _, _ in frames[: len(acknowledged)]] == acknowledged
+    assert [body for _, _, body in frames[: len(acknowledged)]] == [payload(number) for number in range(len(acknowledged))]
+    # What was never acknowledged is whole or absent, and its absence is no alarm.
+    assert {position for position, _, _ in frames[len(acknowledged) :]} <= set(lost)
+    assert all(body == payload(header["n"] - 100, 300) for _, header, body in frames[len(acknowledged) :])
+    assert failures == 0
+    assert not reader.is_complete
+    assert all(spool.read_frame(position) == ({"n": number}, payload(number)) for number, position in enumerate(acknowledged))
+
+
+@pytest.mark.parametrize("closed", [True, False], ids=["closed", "crashed"])
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_flipped_bit_spoils_one_frame_and_is_told(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory, closed: bool) -> None:
+    tmp_path = tmp_path_factory.mktemp("flip")
+    keys = FileKeyStore(tmp_path / "keys")
+    keys.create_kek("h1")
+    spool = Spool(tmp_path / "spool", keys)
+    writer = spool.open_segment("h1", FACTS)
+    positions = append_some(writer, 4)
+    writer.close() if closed else crash(writer)
+    path = path_of(tmp_path, writer.segment_id)
+    content = bytearray(path.read_bytes())
+    victim = data.draw(st.integers(0, 3))
+    position = positions[victim]
+    place = position.offset + data.draw(st.one_of(st.integers(0, 79), st.integers(0, position.length - 1)))
+    content[place] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(content)
+
+    reader = spool.read_segment(writer.segment_id)
+    frames, failures = read_all(reader)
+    assert [header["n"] for _, header, _ in frames] == [number for number in range(4) if number != victim]
+    assert all(body == payload(header["n"]) for _, header, body in frames)
+    if victim == 3 and not closed:
+        # The last frame of a crashed segment cannot be told from a torn write.
+        assert (failures, reader.torn_bytes) == (0, position.length)
+    else:
+        assert (failures, reader.damaged) == (1, [position])
+    with pytest.raises(IntegrityFailure, match=r"^cannot be opened$"):
+        spool.read_frame(position)
+
+
+def test_segment_header_changed_in_any_byte_is_told(spool: Spool, tmp_path: Path) -> None:
+    with spool.open_segment("h1", FACTS) as writer:
+        first = append_some(writer, 1)[0]
+    path = path_of(tmp_path, writer.segment_id)
+    content = path.read_bytes()
+    for place in range(first.offset):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        if place in (5, 6, 7):
+            continue  # the three zero bytes mean nothing
+        with pytest.raises(IntegrityFailure):
+            spool.read_segment(writer.segment_id)
+
+
+def test_frame_copied_to_another_place_or_segment_is_refused(spool: Spool, tmp_path: Path) -> None:
+    writers = [spool.open_segment("h1", FACTS) for _ in range(2)]
+    positions = [append_some(writer, 3) for writer in writers]
+    for writer in writers:
+        writer.close()
+    paths = [path_of(tmp_path, writer.segment_id) for writer in writers]
+    contents = [path.read_bytes() for path in paths]
+    first, second = positions[0][0], positions[0][1]
+    assert first.length == second.length
+
+    def frame(number: int, position: FramePosition) -> bytes:
+        return contents[number][position.offset : position.offset + position.length]
+
+    swapped = contents[0].replace(frame(0, second), frame(0, first), 1)
+    spliced = contents[0].replace(frame(0, second), frame(1, positions[1][1]), 1)
+    for forged in (swapped, spliced):
+        paths[0].write_bytes(forged)
+        frames, failures = read_all(spool.read_segment(writers[0].segment_id))
+        assert failures == 1
+        assert [header["n"] for _, header, _ in frames] == [0, 2]
+
+
+# -- the disk
+
+
+def faulty(tmp_path: Path, keys: FileKeyStore) -> tuple[Spool, FaultyDisk]:
+    disk = FaultyDisk()
+    return Spool(tmp_path / "spool", keys, disk=disk), disk
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_failed_write_leaves_no_trace_and_the_segment_goes_on(tmp_path: Path, keys: FileKeyStore, code: int) -> None:
+    spool, disk = faulty(tmp_path, keys)
+    writer = spool.open_segment("h1", FACTS)
+    append_some(writer, 2)
+    size = path_of(tmp_path, writer.segment_id).stat().st_size
+    disk.plan = fail_every("write", code=code)
+    with pytest.raises(TemporarilyUnable):
+        writer.append({"n": 99}, payload(99, 3_000_000))
+    assert path_of(tmp_path, writer.segment_id).stat().st_size == size
+    disk.plan = lambda _: (True, None)
+    writer.append({"n": 2}, payload(2))
+    writer.close()
+    assert [header["n"] for _, header, _ in spool.read_segment(writer.segment_id)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("persisted", [False, True], ids=["not-persisted", "persisted"])
+def test_failed_sync_poisons_the_segment(tmp_path: Path, keys: FileKeyStore, persisted: bool) -> None:
+    spool, disk = faulty(tmp_path, keys)
+    writer = spool.open_segment("h1", FACTS)
+    append_some(writer, 2)
+    disk.plan = fail_every("fdatasync", persisted=persisted)
+    with pytest.raises(TemporarilyUnable):
+        writer.append({"n": 99}, payload(99))
+    disk.plan = lambda _: (True, None)
+    with pytest.raises(TemporarilyUnable):
+        writer.append({"n": 2}, payload(2))
+    writer.close()
+    assert not spool.is_open(writer.segment_id)
+    frames, failures = read_all(spool.read_segment(writer.segment_id))
+    assert ([header["n"] for _, header, _ in frames], failures) == ([0, 1], 0)
+    # The association's next segment works.
+    with spool.open_segment("h1", FACTS) as again:
+        append_some(again, 1)
+
+
+@pytest.mark.parametrize("persisted", [False, True], ids=["not-persisted", "persisted"])
+def test_nth_failing_effect_never_loses_what_was_acknowledged(tmp_path: Path, keys: FileKeyStore, persisted: bool) -> None:
+    """One association under every single fault; after each, the whole spool is read."""
+    for number in itertools.count():
+        directory = tmp_path / str(number)
+        disk = FaultyDisk()
+        spool = Spool(directory / "spool", keys, disk=disk, segment_bytes_max=4000)
+        done = len(disk.effects)
+        disk.plan = fail_nth(number, persisted=persisted)
+        acknowledged: dict[int, FramePosition] = {}
+        refused = set()
+        try:
+            writer = spool.open_segment("h1", FACTS)
+        except TemporarilyUnable:
+            writer = None
+        if writer is not None:
+            for frame in range(4):
+                try:
+                    acknowledged[frame] = writer.append({"n": frame}, payload(frame, 2000))
+                except TemporarilyUnable:
+                    refused.add(frame)
+            writer.close()
+        assert number >= len(disk.effects) - done or refused or len(acknowledged) in (0, 4)
+        for checked in (spool, Spool(directory / "spool", keys)):
+            found: dict[int, bytes] = {}
+            for segment_id in checked.segments():
+                assert not checked.is_open(segment_id)
+                found |= {header["n"]: body for _, header, body in checked.read_segment(segment_id)}
+            assert acknowledged.keys() <= found.keys()
+            assert all(body == payload(frame, 2000) for frame, body in found.items())
+            for frame, position in acknowledged.items():
+                assert checked.read_frame(position) == ({"n": frame}, payload(frame, 2000))
+        assert not list((directory / "spool").glob(".*"))
+        if number >= len(disk.effects) - done:
+            assert len(acknowledged) == 4
+            break
+    assert number > 15
+
+
+def test_what_a_writer_left_that_died_before_its_segment_had_a_name_is_swept(tmp_path: Path, keys: FileKeyStore) -> None:
+    Spool(tmp_path / "spool", keys)
+    stray = tmp_path / "spool" / ".0123.new"
+    stray.write_bytes(b"RGSP")
+    assert Spool(tmp_path / "spool", keys).segments() == []
+    assert not stray.exists()
+
+
+# -- group commit
+
+
+class SlowDisk(FaultyDisk):
+    """fdatasync waits for leave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.leave = threading.Event()
+        self.leave.set()
+        self.syncs = 0
+
+    def fdatasync(self, descriptor: int) -> None:
+        self.syncs += 1
+        assert self.leave.wait(30)
+        super().fdatasync(descriptor)
+
+
+def start(threads: int, act: Callable[[int], None]) -> list[threading.Thread]:
+    started = [threading.Thread(target=act, args=(number,)) for number in range(threads)]
+    for thread in started:
+        thread.start()
+    return started
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    for _ in range(3000):
+        if condition():
+            return
+        threading.Event().wait(0.01)
+    pytest.fail("waited 30 s in vain")
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["synced", "sync-fails"])
+def test_one_sync_serves_all_who_wait(tmp_path: Path, keys: FileKeyStore, fails: bool) -> None:
+    disk = SlowDisk()
+    spool = Spool(tmp_path / "spool", keys, disk=disk)
+    writer = spool.open_segment("h1", FACTS)
+    outcomes: dict[int, str] = {}
+    disk.leave.clear()
+    disk.syncs = 0
+    if fails:
+        disk.plan = fail_every("fdatasync")
+
+    def act(number: int) -> None:
+        try:
+            writer.append({"n": number}, payload(number))
+            outcomes[number] = "durable"
+        except TemporarilyUnable:
+            outcomes[number] = "unable"
+
+    before = len(disk.effects)
+    threads = start(8, act)
+    wait_until(lambda: disk.effects[before:].count("write") == 8 and disk.syncs == 1)
+    assert outcomes == {}
+    # A reader meanwhile sees nothing that is not durable.
+    assert list(spool.read_segment(writer.segment_id)) == []
+    disk.leave.set()
+    for thread in threads:
+        thread.join(30)
+    disk.plan = lambda _: (True, None)
+    writer.close()
+    frames, failures = read_all(spool.read_segment(writer.segment_id))
+    assert failures == 0
+    if fails:
+        assert (set(outcomes.values()), frames) == ({"unable"}, [])
+    else:
+        # One for the first to come, one for all who wrote while it ran, and one or two to close.
+        assert set(outcomes.values()) == {"durable"}
+        assert disk.syncs <= 4
+        assert {header["n"] for _, header, _ in frames} == set(range(8))
+
+
+def test_many_threads_on_many_segments(tmp_path: Path, keys: FileKeyStore) -> None:
+    spool = Spool(tmp_path / "spool", keys, segment_bytes_max=40_000)
+    writers = [spool.open_segment("h1", {"association": number}) for number in range(3)]
+    positions: list[tuple[FramePosition, int]] = []
+
+    def act(number: int) -> None:
+        for frame in range(15):
+            tag = number * 100 + frame
+            positions.append((writers[number % 3].append({"n": tag}, payload(tag)), tag))
+
+    for thread in start(6, act):
+        thread.join(60)
+    for writer in writers:
+        writer.close()
+    assert len(positions) == 90
+    assert all(spool.read_frame(position) == ({"n": tag}, payload(tag)) for position, tag in positions)
+    read = [header["n"] for segment_id in spool.segments() for _, header, _ in spool.read_segment(segment_id)]
+    assert sorted(read) == sorted(tag for _, tag in positions)
+
+
+def test_killed_writer_leaves_every_frame_it_acknowledged(tmp_path: Path, keys: FileKeyStore) -> None:
+    program = (
+        "import sys; from pathlib import Path; from crypto.keys import FileKeyStore; from crypto.spool import Spool\n"
+        "root = Path(sys.argv[1]); writer = Spool(root / 'spool', FileKeyStore(root / 'keys')).open_segment('h1', {})\n"
+        "for n in range(100000): p = writer.append({'n': n}, bytes(200000)); print(n, p.offset, p.length, flush=True)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, cwd=REPOSITORY, text=True
+    )
+    assert process.stdout is not None
+    told = [process.stdout.readline() for _ in range(20)]
+    spool = Spool(tmp_path / "spool", keys)
+    (segment_id,) = spool.segments()
+    assert spool.is_open(segment_id)
+    process.send_signal(signal.SIGKILL)
+    told += process.stdout.read().splitlines()
+    process.wait(30)
+    process.stdout.close()
+    assert not spool.is_open(segment_id)
+    acknowledged = [tuple(map(int, line.split())) for line in told if line.count(" ") == 2]
+    reader = spool.read_segment(segment_id)
+    frames = [(header["n"], position.offset, position.length) for position, header, body in reader if body == bytes(200000)]
+    assert frames[: len(acknowledged)] == acknowledged
+    assert len(frames) - len(acknowledged) <= 1
+    assert not reader.is_complete
