@@ -48,6 +48,7 @@ $(VIEWER_INSTALLED): $(INSTALLED) $(wildcard viewer/*.py viewer/*.js viewer/*.cs
 	$(call say,"Building: the viewer into viewer/dist (downloads OHIF from the npm registry)")
 	@$(BIN)/python viewer/build.py --out viewer/dist
 	@$(PIP) install --quiet --no-deps --no-build-isolation --force-reinstall ./viewer
+	@rm -rf viewer/build viewer/*.egg-info
 	@touch $@
 
 viewer-if-possible: $(INSTALLED)
@@ -100,7 +101,8 @@ lock: $(INSTALLED) ## resolve requirements/*.lock anew from pyproject.toml (need
 	export UV_CUSTOM_COMPILE_COMMAND="make lock"; \
 	$$compile --extra all --extra dev --output-file requirements/dev.lock; \
 	$$compile --extra all --constraint requirements/dev.lock --output-file requirements/all.lock; \
-	$$compile --constraint requirements/dev.lock --output-file requirements/base.lock
+	$$compile --constraint requirements/dev.lock --output-file requirements/base.lock; \
+	echo "setuptools>=77" | $${compile/pyproject.toml/-} --constraint requirements/dev.lock --output-file requirements/build.lock
 
 clean: ## remove what make made, except demo data
 	rm -rf $(VENV) viewer/dist viewer/build viewer/node_modules viewer/*.egg-info build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
