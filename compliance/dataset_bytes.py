@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-from pydicom.datadict import DicomDictionary, RepeatersDictionary, mask_match
+from pydicom._dicom_dict import DicomDictionary, RepeatersDictionary
+from pydicom.datadict import mask_match
 
 from compliance.profile_table import tag_text
 from crypto.errors import RefusedContent
@@ -341,3 +342,34 @@ def to_little_endian(vr: str, value: bytes) -> bytes:
     for index in range(size):
         swapped[index::size] = value[size - 1 - index :: size]
     return bytes(swapped)
+
+
+def little_endian_copy(payload: bytes) -> bytes:
+    """An Explicit VR Big Endian dataset in Explicit VR Little Endian, element by element, the items of sequences included."""
+    return _copied(payload, 0, len(payload), EXPLICIT_BIG, 0)
+
+
+def explicit_copy(payload: bytes, element: Element, encoding: Encoding) -> bytes:
+    """One element in Explicit VR Little Endian with defined lengths; an unknown VR in implicit encoding becomes UN."""
+    return _copied_element(payload, element, encoding, 0)
+
+
+def _copied(buf: bytes, pos: int, end: int, encoding: Encoding, depth: int) -> bytes:
+    return b"".join(_copied_element(buf, element, encoding, depth) for element in elements(buf, pos, end, encoding, depth))
+
+
+def _copied_element(buf: bytes, element: Element, encoding: Encoding, depth: int) -> bytes:
+    if encoding == EXPLICIT_LITTLE and (element.vr != "SQ" or not element.undefined):
+        return buf[element.start : element.stop]
+    vr = element.vr
+    if not vr:
+        entry = dictionary_entry(element.tag)
+        vr = "UN" if entry is None else settle_vr(entry.vr, is_signed=False, is_wide=True)
+    if vr == "SQ" or (element.undefined and vr == "UN"):
+        inside = [
+            _copied(buf, start, stop, encoding, depth + 1)
+            for start, stop, _ in items(buf, element.value, element.end, encoding, depth, undefined=False)
+        ]
+        return encode_element(element.tag, "SQ", encode_items(inside))
+    value = buf[element.value : element.end]
+    return encode_element(element.tag, vr, value if encoding.little else to_little_endian(vr, value))

@@ -1,0 +1,310 @@
+"""One instance from the hospital's side to the exchange's: `deidentify` is the only way, and it proves what it made.
+
+Steps
+  0. the bytes parse to the end, one patient, one instance, sizes that can be;
+  1. the pixels are screened (by the caller's `screen`), and text that names somebody is out of them or the instance is held;
+  2. every element is rewritten (`element_rules`), the stamps of PS3.15 E.1.1 written;
+  3. pixel data are transcoded losslessly and compared (`transcode`);
+  4. other code reads the result back and looks for what should not be there (`residual_scan`).
+Nothing leaves on a failure of any step: RefusedContent, and the caller quarantines. The same input under the same names gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from pydicom import Dataset
+
+from compliance import character_sets
+from compliance.dataset_bytes import (
+    EXPLICIT_LITTLE,
+    EXPLICIT_VR_BIG_ENDIAN,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    PIXEL_TAGS,
+    Element,
+    elements,
+    encode_element,
+    encode_items,
+    encoding_of,
+    little_endian_copy,
+)
+from compliance.deid_profile import Option
+from compliance.element_rules import Context, Rewriter
+from compliance.element_values import json_values
+from compliance.identified import _MADE_BY_DEIDENTIFY, DeidentifiedDataset, IdentifiedDataset, InstanceAttributes, Pseudonymity
+from compliance.profile_table import tag_text
+from compliance.residual_scan import ResidualScan
+from compliance.screened_dataset import screening_dataset, with_screened_pixels
+from compliance.transcode import PixelDescription, WrittenPixels, write_pixels
+from crypto.errors import RefusedContent
+
+#: Storage classes that are documents of another kind: their text cannot be proved clean here (PS3.3 A.45, B.5.1.x).
+_ENCAPSULATED = ("1.2.840.10008.5.1.4.1.1.104.",)
+_DICOMDIR = "1.2.840.10008.1.3.10"
+#: Raw data and private storage hold what only their maker can read.
+_OPAQUE = frozenset({"1.2.840.10008.5.1.4.1.1.66"})
+_STUDY_UID, _SERIES_UID, _SOP_UID, _SOP_CLASS = 0x0020000D, 0x0020000E, 0x00080018, 0x00080016
+_HEAD = frozenset({"HEAD", "BRAIN", "FACE", "HEADNECK", "SKULL", "SINUS", "ORBIT", "JAW", "IAC", "HEAD NECK"})
+_SLICES = frozenset({"CT", "MR", "PT", "NM"})
+
+
+class PixelScreening(Protocol):
+    """What the pixel step answers; `dataset` carries the cleaned pixels where `outcome` is CLEANED."""
+
+    @property
+    def outcome(self) -> str: ...  # CLEAN, CLEANED or HOLD
+    @property
+    def reason(self) -> str: ...
+    @property
+    def dataset(self) -> Dataset: ...
+
+
+#: Called with the top-level elements of the instance and the words of the study's identity.
+PixelScreen = Callable[[Dataset, Sequence[str]], PixelScreening]
+
+
+def deidentify(
+    source: IdentifiedDataset, under: Pseudonymity, *, screen: PixelScreen | None = None, compress: bool = True
+) -> DeidentifiedDataset:
+    """The instance under its pseudonyms, proved free of the study's identity.
+
+    `screen` is needed where the profile has Clean Pixel Data and the instance has pixels. Without `compress` native pixels stay native.
+
+    Raises:
+        RefusedContent: the instance must be quarantined; `reason_code` says why, `tag` names the element where there is one.
+    """
+    # 0.
+    payload, encoding = source.payload, encoding_of(source.transfer_syntax_uid)
+    syntax = source.transfer_syntax_uid
+    if syntax == EXPLICIT_VR_BIG_ENDIAN:
+        payload, encoding, syntax = little_endian_copy(payload), EXPLICIT_LITTLE, EXPLICIT_VR_LITTLE_ENDIAN
+    found = elements(payload, 0, len(payload), encoding)
+    facts = _Facts(payload, found)
+    _check_instance(source, under, facts)
+    # 1.
+    pixels = facts.pixels
+    has_graphics = any(element.tag >> 24 == 0x60 for element in found)
+    screened = False
+    if (pixels is not None or has_graphics) and under.profile.has(Option.CLEAN_PIXEL_DATA):
+        if pixels is not None:
+            facts.shape().check()
+        if screen is None:
+            raise RefusedContent("PIXELS_NOT_SCREENED", "the profile cleans pixel data and no screen was given")
+        result = screen(screening_dataset(payload, found, encoding, syntax, facts.charset), _search_words(under))
+        if result.outcome not in ("CLEAN", "CLEANED"):
+            raise RefusedContent("BURNED_IN_TEXT", result.reason, tag="(7FE0,0010)")
+        if result.outcome == "CLEANED":
+            payload, found, encoding, syntax = with_screened_pixels(payload, found, encoding, syntax, result.dataset)
+            facts = _Facts(payload, found)
+            pixels = facts.pixels
+        screened = True
+    # 2.
+    rewriter = Rewriter(under)
+    context = Context(
+        encoding,
+        facts.charset,
+        source.sop_class_uid,
+        facts.number(0x00280103) == 1,
+        facts.number(0x00280100) != 8,
+        screened and _graphics_stay(under),
+    )
+    written, model = rewriter.dataset(payload, found, context)
+    # 3.
+    laid = None
+    if pixels is not None:
+        laid = _laid(payload, pixels, syntax, facts, compress)
+    _stamp(written, model, under, facts, laid, screened)
+    head = b"".join(part for _, part in written)
+    output = head + laid.element if laid else head
+    frames = tuple((len(head) + offset, length) for offset, length in laid.frames) if laid else ()
+    # 4.
+    scan: ResidualScan = under.memo.get("scan") or ResidualScan(under)
+    under.memo["scan"] = scan
+    scan.check(output, len(head))
+    if laid and pixels is not None:
+        vr = output[len(head) + 4 : len(head) + 6].decode("ascii")
+        model[f"{pixels.tag:08X}"] = {"vr": vr, "BulkDataURI": f"bulkdata/{pixels.tag:08X}"}
+    return _made(source, model, output, laid, frames, rewriter, under)
+
+
+class _Facts:
+    """What is asked of the source before its elements are rewritten."""
+
+    def __init__(self, payload: bytes, found: list[Element]) -> None:
+        self.payload = payload
+        self.by_tag = {element.tag: element for element in found}
+        self.charset = tuple(part.strip() for part in (self.text(0x00080005) or "").split("\\"))
+        self.pixels = next((self.by_tag[tag] for tag in sorted(PIXEL_TAGS) if tag in self.by_tag), None)
+
+    def text(self, tag: int) -> str | None:
+        element = self.by_tag.get(tag)
+        return None if element is None else self.payload[element.value : element.end].decode("latin-1").strip("\0 ")
+
+    def number(self, tag: int, default: int = 0) -> int:
+        element = self.by_tag.get(tag)
+        if element is None or element.end - element.value < 2:
+            return default
+        return int.from_bytes(self.payload[element.value : element.value + 2], "little")
+
+    def shape(self) -> PixelDescription:
+        """The Image Pixel Module. Raises RefusedContent where Number of Frames is no number."""
+        frames = self.text(0x00280008) or "1"
+        if not frames.isdigit() or len(frames) > 9:
+            raise RefusedContent("IMPOSSIBLE_PIXELS", "Number of Frames is no number", tag="(0028,0008)")
+        bits = self.number(0x00280100)
+        tag = self.pixels.tag if self.pixels else 0
+        if tag in (0x7FE00008, 0x7FE00009):
+            bits = 32 if tag == 0x7FE00008 else 64
+        stored = self.number(0x00280101, bits)
+        return PixelDescription(
+            self.number(0x00280010), self.number(0x00280011), self.number(0x00280002, 1), bits, min(stored, bits) or bits,
+            self.number(0x00280102, stored - 1), self.number(0x00280103) == 1, self.number(0x00280006), self.text(0x00280004) or "", int(frames),
+        )  # fmt: skip
+
+
+def _check_instance(source: IdentifiedDataset, under: Pseudonymity, facts: _Facts) -> None:
+    if under.date_offset_days == 0 and under.profile.has(Option.RETAIN_MODIFIED_DATES):
+        raise ValueError("Retain Modified Dates needs an offset other than zero")
+    sop_class = facts.text(_SOP_CLASS)
+    if not sop_class or not all(facts.text(tag) for tag in (_STUDY_UID, _SERIES_UID, _SOP_UID)):
+        raise RefusedContent("MISSING_UID", "SOP class, study, series and instance must be named")
+    if sop_class != source.sop_class_uid or facts.text(_SOP_UID) != source.sop_instance_uid:
+        raise RefusedContent("UID_MISMATCH", "the dataset is not the instance it was sent as", tag="(0008,0018)")
+    if sop_class.startswith(_ENCAPSULATED) or 0x00420011 in facts.by_tag:
+        raise RefusedContent("ENCAPSULATED_DOCUMENT", "its text cannot be proved clean", tag="(0042,0011)")
+    if sop_class == _DICOMDIR:
+        raise RefusedContent("DICOMDIR", "a directory of files is no instance of a study")
+    if sop_class in _OPAQUE or not sop_class.startswith("1.2.840.10008."):
+        raise RefusedContent("OPAQUE_SOP_CLASS", "only its maker can read what it holds", tag=tag_text(_SOP_CLASS))
+    patient_ids = under.identity.patient_ids | ({own} if (own := _patient_id(facts)) else frozenset())
+    if len(patient_ids) > 1:
+        raise RefusedContent("SEVERAL_PATIENT_IDS", "the study names more than one patient", tag="(0010,0020)")
+    if sum(tag in facts.by_tag for tag in PIXEL_TAGS) > 1:
+        raise RefusedContent("MALFORMED_PIXELS", "more than one pixel data element", tag="(7FE0,0010)")
+    if under.profile.has(Option.CLEAN_VISUAL_FEATURES) and _shows_a_face(facts):
+        raise RefusedContent("RECOGNIZABLE_VISUAL_FEATURES", "a face could be reconstructed and cannot be removed here")
+
+
+def _patient_id(facts: _Facts) -> str | None:
+    element = facts.by_tag.get(0x00100020)
+    if element is None:
+        return None
+    value = facts.payload[element.value : element.end].strip(b"\0 ")
+    return character_sets.decode(value, character_sets.codecs_of(facts.charset)) if value else None
+
+
+def _shows_a_face(facts: _Facts) -> bool:
+    return facts.text(0x00080060) in _SLICES and (facts.text(0x00180015) or "HEAD").upper() in _HEAD
+
+
+def _search_words(under: Pseudonymity) -> Sequence[str]:
+    words: list[str] | None = under.memo.get("words")
+    if words is None:
+        words = under.memo["words"] = under.identity.search_words()
+    return words
+
+
+def _graphics_stay(under: Pseudonymity) -> bool:
+    return under.profile.has(Option.CLEAN_GRAPHICS)
+
+
+def _laid(payload: bytes, pixels: Element, syntax: str, facts: _Facts, compress: bool) -> WrittenPixels:
+    vr = pixels.vr or {0x7FE00008: "OF", 0x7FE00009: "OD"}.get(pixels.tag, "OW")
+    return write_pixels(pixels, vr, payload, syntax, facts.shape(), compress=compress)
+
+
+def _stamp(
+    written: list[tuple[int, bytes]], model: dict[str, Any], under: Pseudonymity, facts: _Facts, laid: WrittenPixels | None, screened: bool
+) -> None:
+    """Put in what the Basic Profile asks to be said (PS3.15 E.1.1, E.3.6) and the patient's names for this hospital."""
+    key = ("stamps", screened, bool(laid and laid.made_interleaved))
+    stamps: list[tuple[int, bytes, dict[str, Any]]] | None = under.memo.get(key)
+    if stamps is None:
+        values = [
+            (0x00080005, "CS", b"ISO_IR 192"),
+            (0x00080050, "SH", under.accession_pseudonym.encode()),
+            (0x00100010, "PN", under.pseudonym.encode()),
+            (0x00100020, "LO", under.pseudonym.encode()),
+            (0x00120062, "CS", b"YES"),
+            (0x00120063, "LO", f"Readgate {under.profile.name}"[:64].encode()),
+            (0x00280303, "CS", under.profile.longitudinal_information().encode()),
+        ]
+        if screened:
+            values.append((0x00280301, "CS", b"NO"))
+        if laid and laid.made_interleaved:
+            values.append((0x00280006, "US", b"\0\0"))
+        stamps = [(tag, encode_element(tag, vr, value), json_values(vr, value, tag)) for tag, vr, value in values]
+        stamps.append(_method_codes(under))
+        under.memo[key] = stamps
+    replaced = {tag for tag, _, _ in stamps}
+    has_patient = _STUDY_UID in facts.by_tag
+    written[:] = [pair for pair in written if pair[0] not in replaced]
+    for tag, encoded, entry in stamps:
+        if has_patient or tag >> 16 != 0x0010:
+            written.append((tag, encoded))
+            model[f"{tag:08X}"] = entry
+    written.sort(key=lambda pair: pair[0])
+    ordered = dict(sorted(model.items()))
+    model.clear()
+    model.update(ordered)
+
+
+def _method_codes(under: Pseudonymity) -> tuple[int, bytes, dict[str, Any]]:
+    datasets, models = [], []
+    for code, meaning in under.profile.method_codes():
+        parts = [(0x00080100, "SH", code.encode()), (0x00080102, "SH", b"DCM"), (0x00080104, "LO", meaning.encode())]
+        datasets.append(b"".join(encode_element(tag, vr, value) for tag, vr, value in parts))
+        models.append({f"{tag:08X}": json_values(vr, value, tag) for tag, vr, value in parts})
+    return 0x00120064, encode_element(0x00120064, "SQ", encode_items(datasets)), {"vr": "SQ", "Value": models}
+
+
+def _made(
+    source: IdentifiedDataset, model: dict[str, Any], output: bytes, laid: WrittenPixels | None, frames: tuple[tuple[int, int], ...],
+    rewriter: Rewriter, under: Pseudonymity,
+) -> DeidentifiedDataset:  # fmt: skip
+    flags = []
+    modality, part = _first(model, "00080060"), _first(model, "00180015")
+    if modality in _SLICES and str(part or "HEAD").upper() in _HEAD:
+        flags.append("RECOGNIZABLE_VISUAL_FEATURES")
+    if laid and laid.cleared_unused_bits:
+        flags.append("UNUSED_BITS_CLEARED")
+    return DeidentifiedDataset(
+        payload=output,
+        transfer_syntax_uid=laid.transfer_syntax_uid if laid else EXPLICIT_VR_LITTLE_ENDIAN,
+        sop_class_uid=source.sop_class_uid,
+        sop_instance_uid=str(_first(model, "00080018")),
+        study_instance_uid=str(_first(model, "0020000D")),
+        series_instance_uid=str(_first(model, "0020000E")),
+        frame_table=frames,
+        dicom_json=model,
+        attributes=_attributes(model),
+        action_counts=dict(rewriter.counts),
+        pixel_digest=laid.digest if laid else None,
+        payload_digest="sha256:" + hashlib.sha256(output).hexdigest(),
+        flags=tuple(flags),
+        made_by=_MADE_BY_DEIDENTIFY,
+    )
+
+
+def _first(model: Mapping[str, Any], tag: str) -> Any:
+    values = model.get(tag, {}).get("Value")
+    return values[0] if values else None
+
+
+def _attributes(model: Mapping[str, Any]) -> InstanceAttributes:
+    def text(tag: str) -> str | None:
+        value = _first(model, tag)
+        return None if value is None else str(value)
+
+    def number(tag: str) -> int | None:
+        value = _first(model, tag)
+        return int(value) if isinstance(value, int | float) else None
+
+    return InstanceAttributes(
+        modality=text("00080060"), body_part_examined=text("00180015"), series_number=number("00200011"), series_description=text("0008103E"),
+        instance_number=number("00200013"), rows=number("00280010"), columns=number("00280011"), number_of_frames=number("00280008"),
+        study_date=text("00080020"), study_time=text("00080030"), study_description=text("00081030"), study_id=text("00200010"),
+        patient_sex=text("00100040"), patient_age=text("00101010"), manufacturer=text("00080070"),
+    )  # fmt: skip

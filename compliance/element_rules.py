@@ -1,0 +1,495 @@
+"""Every element of a dataset rewritten by Table E.1-1 and the rules for what the table does not name.
+
+Invariants
+- Each element meets exactly one rule; `Rewriter.counts` says how often each acted. Nothing is copied because nobody thought of it:
+  tags the dictionary does not know, groups 0000 to 0007 and FFFC, group lengths and private elements go unless a rule keeps them.
+- What is kept as text is decoded, cleaned and written as UTF-8; what is kept as number or code has the form of its VR.
+- The same bytes in the same context give the same result, so each distinct element of a patient's studies is worked out once (`memo`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, NamedTuple
+
+from compliance import character_sets, date_shift, structured_content
+from compliance.dataset_bytes import (
+    IMPLICIT_LITTLE,
+    Element,
+    Encoding,
+    allowed_vrs,
+    dictionary_entry,
+    elements,
+    encode_element,
+    encode_items,
+    items,
+    settle_vr,
+    to_little_endian,
+)
+from compliance.deid_profile import Option
+from compliance.element_values import BULK_VRS, DUMMIES, STRING_VRS, TEXT_VRS, capped_age, has_form, json_values
+from compliance.free_text import TextCleaner
+from compliance.identified import Pseudonymity
+from compliance.private_elements import safe_creators, safe_groups, safe_vr
+from compliance.profile_table import load_table, resolve, tag_text
+from crypto.canonical import keyed_uid
+from crypto.errors import RefusedContent
+
+MEMO_ENTRIES_MAX = 30_000
+MEMO_BYTES_MAX = 4096
+
+_PATIENT_NAME, _PATIENT_ID, _ACCESSION = 0x00100010, 0x00100020, 0x00080050
+_CHARSET = 0x00080005
+#: Dates of a code's definition, not of a patient (PS3.3 Table 8.8-1).
+_CODING_TAGS = frozenset({0x00080106, 0x00080107, 0x00080103})
+#: UIDs of classes and codings rather than of instances (PS3.6 A): kept where registered, else mapped like any other.
+_REGISTERED = ("1.2.840.10008.", "2.16.840.1.113883.6.")
+#: Elements the rewriter never writes: icons (PS3.3 C.7.6.1.1.6), signatures and encrypted originals that no longer hold, padding,
+#: private characteristics, and the stamps that `deidentify` writes anew.
+_NEVER = frozenset(
+    {0x00880200, 0x04000500, 0x04000510, 0x04000520, 0x00080300, 0x00080301, 0x4FFE0001, 0xFFFAFFFA, 0xFFFCFFFC, 0x00120062, 0x00120063, 0x00120064,
+     0x00280303, 0x00020010, 0x00041130}
+)  # fmt: skip
+#: Elements `deidentify` writes itself at the top level.
+_WRITTEN_ELSEWHERE = frozenset(
+    {_CHARSET, _PATIENT_NAME, _PATIENT_ID, _ACCESSION, 0x7FE00001, 0x7FE00002, 0x7FE00008, 0x7FE00009, 0x7FE00010}
+)
+
+
+class Written(NamedTuple):
+    """What became of one element; `out` is empty where it went."""
+
+    tag: int
+    out: bytes
+    json: dict[str, Any] | None
+    action: str
+    nested: Counter[str] | None
+
+
+class Context(NamedTuple):
+    """All that an element's treatment depends on besides its bytes."""
+
+    encoding: Encoding
+    charset: tuple[str, ...]
+    sop_class_uid: str
+    is_signed: bool
+    is_wide: bool
+    graphics_screened: bool
+    parent: int | None = None
+    mode: str = ""
+
+
+class Rewriter:
+    """Rewrites datasets of one patient; its caches live in `under.memo`, so a study's second instance costs little."""
+
+    def __init__(self, under: Pseudonymity) -> None:
+        self._under = under
+        self._profile = under.profile
+        has = under.profile.has
+        self._text: TextCleaner = under.memo.get("text") or TextCleaner(
+            under.identity,
+            keep_institutions=has(Option.RETAIN_INSTITUTION),
+            keep_devices=has(Option.RETAIN_DEVICE),
+            keep_dates=has(Option.RETAIN_FULL_DATES),
+        )
+        under.memo["text"] = self._text
+        self._uids: dict[str, str] = under.memo.setdefault("uids", {})
+        self._table = load_table()
+        self.counts: Counter[str] = Counter()
+
+    # -- datasets
+
+    def dataset(self, buf: bytes, found: list[Element], context: Context, depth: int = 0) -> tuple[list[tuple[int, bytes]], dict[str, Any]]:
+        """(tag, encoded element) in tag order and the JSON object of the elements `found` in `buf`. Raises RefusedContent."""
+        memo: dict[bytes, Written] = self._memo_for(context)
+        counts = self.counts
+        written: list[tuple[int, bytes]] = []
+        model: dict[str, Any] = {}
+        private: list[Element] = []
+        last = -1
+        is_sorted = True
+        for element in found:
+            tag = element.tag
+            if tag <= last:
+                if tag == last or any(tag == one for one, _ in written):
+                    raise RefusedContent("DUPLICATE_ELEMENT", "the same element twice in one dataset", tag=tag_text(tag))
+                is_sorted = False
+            last = tag
+            if tag & 0x00010000:
+                private.append(element)
+                continue
+            if depth == 0 and tag in _WRITTEN_ELSEWHERE:
+                continue
+            raw = buf[element.start : element.stop]
+            result = memo.get(raw)
+            if result is None:
+                result = self._element(buf, element, context, depth)
+                if len(raw) <= MEMO_BYTES_MAX:
+                    if len(memo) > MEMO_ENTRIES_MAX:
+                        memo.clear()
+                    memo[raw] = result
+            counts[result.action] += 1
+            if result.nested:
+                counts.update(result.nested)
+            if result.out:
+                written.append((tag, result.out))
+                model[f"{tag:08X}"] = result.json
+        if private:
+            is_sorted = self._private(buf, private, context, depth, written, model) and is_sorted
+        if not is_sorted:
+            written.sort(key=_by_tag)
+            model = dict(sorted(model.items()))
+        return written, model
+
+    def _memo_for(self, context: Context) -> dict[bytes, Written]:
+        memo: dict[bytes, Written] = self._under.memo.setdefault(context, {})
+        return memo
+
+    # -- one element
+
+    def _element(self, buf: bytes, element: Element, context: Context, depth: int) -> Written:
+        tag = element.tag
+        group, number = tag >> 16, tag & 0xFFFF
+        if number == 0 or group < 0x0008 or group >= 0xFFFA or tag in _NEVER or (depth and tag == _CHARSET):
+            return Written(tag, b"", None, "X", None)
+        entry = dictionary_entry(tag)
+        if entry is None:
+            return Written(tag, b"", None, "X", None)
+        vr, encoding = self._vr_of(element, entry.vr, context)
+        if vr is None:
+            return Written(tag, b"", None, "X", None)
+        action = self._action(tag, vr, entry.is_retired, context)
+        if action == "X":
+            return Written(tag, b"", None, "X", None)
+        value = buf[element.value : element.end]
+        if vr == "SQ":
+            return self._sequence(buf, element, action, context._replace(encoding=encoding), depth)
+        if not context.encoding.little:
+            value = to_little_endian(vr, value)
+        result = self._value(tag, vr, value, action, context)
+        if result is None:
+            return Written(tag, b"", None, "X", None)
+        vr, value, action = result
+        return Written(tag, encode_element(tag, vr, value), json_values(vr, value, tag), action, None)
+
+    def _vr_of(self, element: Element, dictionary_vr: str, context: Context) -> tuple[str | None, Encoding]:
+        """The VR to treat an element by, and the encoding of items inside it; None where its declared VR is not the dictionary's."""
+        settled = settle_vr(dictionary_vr, is_signed=context.is_signed, is_wide=context.is_wide)
+        if element.vr == "":
+            return settled, context.encoding
+        if element.vr == "UN":
+            return settled, IMPLICIT_LITTLE
+        if element.vr in allowed_vrs_of(element.tag):
+            return element.vr, context.encoding
+        both_text = element.vr in TEXT_VRS and settled in TEXT_VRS | {"CS"}
+        both_numeric = {element.vr, settled} <= {"IS", "DS"} or {element.vr, settled} <= {"US", "SS", "UL", "SL"}
+        if both_text or both_numeric:
+            return element.vr, context.encoding
+        # Another VR than the standard's: the value may be anything. Only what the table empties or replaces anyway survives, as itself.
+        row = self._table.action(element.tag, self._profile)
+        if row in ("Z", "D") and settled != "SQ" and element.vr != "SQ":
+            return settled, context.encoding
+        return None, context.encoding
+
+    def _action(self, tag: int, vr: str, is_retired: bool, context: Context) -> str:
+        if context.mode == "dummy":
+            listed = self._table.action(tag, self._profile)
+            return listed if listed in ("X", "Z") else "U" if vr == "UI" else "D"
+        if context.mode.startswith("item:") and tag in structured_content.VALUE_TAGS.values():
+            return context.mode[5:]
+        if tag >> 24 == 0x60 and not context.graphics_screened:
+            return "X"
+        if tag >> 24 == 0x50:
+            return "X"
+        if tag in (0x0040A730, 0x00400555, 0x00400610) and self._profile.has(Option.CLEAN_STRUCTURED_CONTENT):
+            return "C"
+        action = self._table.action(tag, self._profile)
+        if action is not None:
+            return resolve(action, tag, context.sop_class_uid, context.parent)
+        return self._unlisted(tag, vr, is_retired)
+
+    def _unlisted(self, tag: int, vr: str, is_retired: bool) -> str:
+        """The action for an element of the standard that Table E.1-1 does not name, by its VR."""
+        if vr in ("UR", "AE") or (is_retired and vr not in ("CS", "DS", "IS", "US", "SS", "UL", "SL", "FL", "FD", "SQ", "UI")):
+            return "X"
+        if vr == "PN":
+            return "Z"
+        if vr in ("DA", "DT", "TM") and tag not in _CODING_TAGS:
+            if self._profile.has(Option.RETAIN_FULL_DATES):
+                return "K"
+            return "C" if self._profile.has(Option.RETAIN_MODIFIED_DATES) else "Z"
+        if vr == "UI":
+            return "K" if self._profile.has(Option.RETAIN_UIDS) else "U"
+        return "K"
+
+    # -- sequences
+
+    def _sequence(self, buf: bytes, element: Element, action: str, context: Context, depth: int) -> Written:
+        tag = element.tag
+        outer, self.counts = self.counts, Counter()
+        try:
+            if action == "Z":
+                value, models = b"", []
+            else:
+                mode = "dummy" if action == "D" or context.mode == "dummy" else ""
+                if tag == 0x0040A730 and mode == "dummy":
+                    datasets, models = [_dummy_content()], [_DUMMY_CONTENT_MODEL]
+                else:
+                    datasets, models = self._items(buf, element, context, mode, depth)
+                value = encode_items(datasets)
+            nested = self.counts
+        finally:
+            self.counts = outer
+        model: dict[str, Any] = {"vr": "SQ"}
+        if models:
+            model["Value"] = models
+        return Written(tag, encode_element(tag, "SQ", value), model, action, nested)
+
+    def _items(self, buf: bytes, element: Element, context: Context, mode: str, depth: int) -> tuple[list[bytes], list[dict[str, Any]]]:
+        datasets: list[bytes] = []
+        models: list[dict[str, Any]] = []
+        inner = context._replace(parent=element.tag, mode=mode)
+        for start, end, _ in items(buf, element.value, element.end, context.encoding, depth, undefined=False):
+            found = elements(buf, start, end, context.encoding, depth + 1)
+            own = _charset_of(buf, found) or context.charset
+            one = inner._replace(charset=own)
+            if (
+                mode != "dummy"
+                and element.tag in structured_content.CONTENT_SEQUENCES
+                and self._profile.has(Option.CLEAN_STRUCTURED_CONTENT)
+            ):
+                verdict = self._content_item(buf, found, one, depth + 1)
+                if verdict is None:
+                    self.counts["X"] += 1
+                    continue
+                one = one._replace(mode=verdict)
+            written, model = self.dataset(buf, found, one, depth + 1)
+            datasets.append(b"".join(part for _, part in written))
+            models.append(model)
+        return datasets, models
+
+    def _content_item(self, buf: bytes, found: list[Element], context: Context, depth: int) -> str | None:
+        """The mode for a content item: "item:<action on its value>"; None where the item goes."""
+        value_type = _string(buf, found, 0x0040A040) or ""
+        code, scheme = self._concept(buf, found, context, depth)
+        action = structured_content.item_action(code, scheme, value_type, self._profile)
+        if action == "X":
+            return None
+        if (code, scheme) == structured_content.SUBJECT_AGE and not self._age_is_common(buf, found, context, depth):
+            return None
+        return "item:" + structured_content.value_action(action, value_type, self._profile)
+
+    def _concept(self, buf: bytes, found: list[Element], context: Context, depth: int) -> tuple[str, str]:
+        for element in found:
+            if element.tag == 0x0040A043:
+                for start, end, _ in items(buf, element.value, element.end, context.encoding, depth, undefined=False):
+                    inside = elements(buf, start, end, context.encoding, depth + 1)
+                    code = _string(buf, inside, 0x00080100) or _string(buf, inside, 0x00080119) or ""
+                    return code, _string(buf, inside, 0x00080102) or ""
+        return "", ""
+
+    def _age_is_common(self, buf: bytes, found: list[Element], context: Context, depth: int) -> bool:
+        """Whether a Subject Age is below 90 whatever its unit: an age of 90 and more is left out (HIPAA)."""
+        for element in found:
+            if element.tag == 0x0040A300:
+                for start, end, _ in items(buf, element.value, element.end, context.encoding, depth, undefined=False):
+                    number = _string(buf, elements(buf, start, end, context.encoding, depth + 1), 0x0040A30A) or ""
+                    try:
+                        return float(number) < 90
+                    except ValueError:
+                        return False
+        return True
+
+    # -- values
+
+    def _value(self, tag: int, vr: str, value: bytes, action: str, context: Context) -> tuple[str, bytes, str] | None:
+        """(VR, new value, action) or None to remove."""
+        if tag == _PATIENT_NAME or tag == _PATIENT_ID:
+            return vr, self._under.pseudonym.encode(), action
+        if action == "Z" or (not value and action != "D"):
+            return vr, b"", action
+        if action == "D":
+            return vr, self._dummy(tag, vr, value), action
+        if vr == "UI":
+            return self._uid_value(value, action)
+        if vr not in STRING_VRS:
+            if action == "C":
+                return None
+            return vr, value, action
+        text = character_sets.decode(value, character_sets.codecs_of(context.charset))
+        if text is None:
+            # No character set of the declared ones reads it, so nothing can say whose name it holds.
+            return (vr, b"", "Z") if action == "K" or action == "C" else None
+        return self._string_value(tag, vr, text.rstrip("\0 "), action)
+
+    def _string_value(self, tag: int, vr: str, text: str, action: str) -> tuple[str, bytes, str] | None:
+        if vr in ("DA", "DT", "TM") and tag not in _CODING_TAGS:
+            return vr, self._time_value(vr, text, action).encode(), action
+        if vr == "AS":
+            return vr, "\\".join(capped_age(part) or "" for part in text.split("\\")).encode(), action
+        if vr == "PN":
+            return vr, b"", "Z"
+        if vr in TEXT_VRS or vr == "AE":
+            cleaned = self._clean(tag, vr, text, generic=action == "C" or vr in ("LT", "ST", "UT", "UC"))
+            if vr == "AE" and cleaned != text:
+                cleaned = "REMOVED"
+            return vr, cleaned.encode(), action if cleaned == text else "C"
+        if not has_form(vr, text):
+            return None
+        if vr == "CS" and self._clean(tag, "CS", text, generic=False) != text:
+            return vr, b"", "Z"
+        return vr, text.encode(), action
+
+    def _clean(self, tag: int, vr: str, text: str, *, generic: bool) -> str:
+        parts = [text] if vr in ("LT", "ST", "UT") else text.split("\\")
+        cleaned = []
+        for part in parts:
+            result = self._text.clean(part, generic=generic)
+            if result.is_doubtful:
+                raise RefusedContent("DOUBTFUL_TEXT", "what looks like a person's name is none of the study's", tag=tag_text(tag))
+            cleaned.append(result.text)
+        return "\\".join(cleaned)
+
+    def _time_value(self, vr: str, text: str, action: str) -> str:
+        """Each value moved, kept or emptied; what is no date or time never passes."""
+        days = self._under.date_offset_days if action == "C" else 0
+        moved = []
+        for part in text.split("\\"):
+            if vr == "TM":
+                moved.append(part.strip() if date_shift.valid_tm(part) else "")
+            else:
+                shift = date_shift.shift_da if vr == "DA" else date_shift.shift_dt
+                moved.append(shift(part, days) or "")
+        return "\\".join(moved)
+
+    def _uid_value(self, value: bytes, action: str) -> tuple[str, bytes, str] | None:
+        text = value.decode("latin-1").strip("\0 ")
+        if not has_form("UI", text):
+            return None
+        if action == "K":
+            return "UI", text.encode(), "K"
+        mapped = [self.uid(part) for part in text.split("\\")]
+        return "UI", "\\".join(mapped).encode(), "K" if "\\".join(mapped) == text else "U"
+
+    def uid(self, original: str) -> str:
+        """The UID that stands for `original`: itself where the standard registered it, else the keyed one."""
+        stripped = original.strip("\0 ")
+        if not stripped or stripped.startswith(_REGISTERED):
+            return stripped
+        mapped = self._uids.get(stripped)
+        if mapped is None:
+            mapped = self._uids[stripped] = keyed_uid(self._under.uid_secret, stripped)
+        return mapped
+
+    def _dummy(self, tag: int, vr: str, value: bytes) -> bytes:
+        if vr == "UI":
+            return self.uid(value.decode("latin-1")).encode() if value else b""
+        return DUMMIES[vr]
+
+    # -- private elements
+
+    def _private(
+        self, buf: bytes, found: list[Element], context: Context, depth: int, written: list[tuple[int, bytes]], model: dict[str, Any]
+    ) -> bool:
+        """Append the safe ones; True where nothing was appended, so that order still holds."""
+        if (
+            context.mode == "dummy"
+            or not self._profile.has(Option.RETAIN_SAFE_PRIVATE)
+            or not any(e.tag >> 16 in safe_groups() for e in found)
+        ):
+            self.counts["X"] += len(found)
+            return True
+        creators: dict[int, str] = {}
+        for element in found:
+            if 0x10 <= element.tag & 0xFFFF <= 0xFF:
+                name = buf[element.value : element.end].decode("latin-1").strip("\0 ")
+                if name in safe_creators():
+                    creators[element.tag >> 16 << 8 | element.tag & 0xFF] = name
+        used: set[int] = set()
+        before = len(written)
+        for element in found:
+            result = self._safe_private(buf, element, creators, context, depth)
+            self.counts["X" if result is None else "C"] += 1
+            if result is not None:
+                used.add(element.tag >> 16 << 8 | element.tag >> 8 & 0xFF)
+                written.append((element.tag, result.out))
+                model[f"{element.tag:08X}"] = result.json
+        for block in used:
+            tag = block >> 8 << 16 | block & 0xFF
+            value = creators[block].encode("ascii")
+            written.append((tag, encode_element(tag, "LO", value)))
+            model[f"{tag:08X}"] = json_values("LO", value, tag)
+        return len(written) == before
+
+    def _safe_private(self, buf: bytes, element: Element, creators: dict[int, str], context: Context, depth: int) -> Written | None:
+        vr = safe_vr(element.tag, creators, element.vr)
+        if vr is None:
+            return None
+        if vr == "SQ":
+            encoding = IMPLICIT_LITTLE if element.vr == "UN" else context.encoding
+            result = self._sequence(buf, element, "C", context._replace(encoding=encoding), depth)
+            self.counts.update(result.nested or {})
+            return result
+        value = buf[element.value : element.end]
+        if not context.encoding.little:
+            value = to_little_endian(vr, value)
+        action = ("U" if not self._profile.has(Option.RETAIN_UIDS) else "K") if vr == "UI" else "K"
+        changed = self._value(element.tag, vr, value, action, context) if vr not in BULK_VRS else (vr, value, "K")
+        if changed is None or changed[2] == "Z":
+            return None
+        return Written(element.tag, encode_element(element.tag, vr, changed[1]), json_values(vr, changed[1], element.tag), "C", None)
+
+
+def allowed_vrs_of(tag: int) -> frozenset[str]:
+    """The VRs the dictionary allows for `tag`."""
+    entry = dictionary_entry(tag)
+    return frozenset() if entry is None else allowed_vrs(entry)
+
+
+def _by_tag(pair: tuple[int, bytes]) -> int:
+    return pair[0]
+
+
+def _string(buf: bytes, found: list[Element], tag: int) -> str | None:
+    for element in found:
+        if element.tag == tag:
+            return buf[element.value : element.end].decode("latin-1").strip("\0 ")
+    return None
+
+
+def _charset_of(buf: bytes, found: list[Element]) -> tuple[str, ...] | None:
+    declared = _string(buf, found[:40], _CHARSET)
+    return None if declared is None else tuple(part.strip() for part in declared.split("\\"))
+
+
+def _dummy_content() -> bytes:
+    """One text item that says REMOVED, for a Content Sequence that is replaced whole (action D without Clean Structured Content)."""
+    code = b"".join(
+        encode_element(tag, vr, text)
+        for tag, vr, text in ((0x00080100, "SH", b"121106"), (0x00080102, "SH", b"DCM"), (0x00080104, "LO", b"Comment"))
+    )
+    return b"".join(
+        (
+            encode_element(0x0040A010, "CS", b"CONTAINS"),
+            encode_element(0x0040A040, "CS", b"TEXT"),
+            encode_element(0x0040A043, "SQ", encode_items([code])),
+            encode_element(0x0040A160, "UT", b"REMOVED"),
+        )
+    )
+
+
+_DUMMY_CONTENT_MODEL: dict[str, Any] = {
+    "0040A010": {"vr": "CS", "Value": ["CONTAINS"]},
+    "0040A040": {"vr": "CS", "Value": ["TEXT"]},
+    "0040A043": {
+        "vr": "SQ",
+        "Value": [
+            {
+                "00080100": {"vr": "SH", "Value": ["121106"]},
+                "00080102": {"vr": "SH", "Value": ["DCM"]},
+                "00080104": {"vr": "LO", "Value": ["Comment"]},
+            }
+        ],
+    },
+    "0040A160": {"vr": "UT", "Value": ["REMOVED"]},
+}

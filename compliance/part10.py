@@ -1,0 +1,93 @@
+"""DICOM files (PS3.10) and bare datasets as instances, and instances as files. Preamble and file meta never travel: they are made anew."""
+
+from __future__ import annotations
+
+import struct
+
+from compliance.dataset_bytes import (
+    EXPLICIT_VR_BIG_ENDIAN,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    elements,
+    encode_element,
+    encoding_of,
+)
+from compliance.identified import DeidentifiedDataset, IdentifiedDataset
+from crypto.errors import RefusedContent
+
+_IMPLEMENTATION_CLASS_UID = b"2.25.178261539218462037511938462817364528190"
+_SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018
+
+
+def instance_of_file(data: bytes) -> IdentifiedDataset:
+    """The instance in a Part 10 file or a bare dataset (its encoding told from its first element).
+
+    Raises RefusedContent where neither parses or the instance does not name itself.
+    """
+    if data[128:132] == b"DICM":
+        start, syntax = _after_meta(data)
+        payload = data[start:]
+        if syntax is None:
+            syntax = _guessed_syntax(payload)
+    else:
+        payload = data
+        syntax = _guessed_syntax(data)
+    encoding = encoding_of(syntax)
+    named: dict[int, str] = {}
+    for element in elements(payload, 0, len(payload), encoding):
+        if element.tag in (_SOP_CLASS, _SOP_INSTANCE):
+            named[element.tag] = payload[element.value : element.end].decode("latin-1").strip("\0 ")
+    if not named.get(_SOP_CLASS) or not named.get(_SOP_INSTANCE):
+        raise RefusedContent("MISSING_UID", "SOP class and instance must be named")
+    return IdentifiedDataset(payload, syntax, named[_SOP_CLASS], named[_SOP_INSTANCE])
+
+
+def _after_meta(data: bytes) -> tuple[int, str | None]:
+    """(where the dataset starts, its transfer syntax) of a Part 10 file; the group length is not trusted (PS3.10 7.1)."""
+    pos, syntax = 132, None
+    header = struct.Struct("<HH2sH")
+    while pos + 8 <= len(data):
+        group, number, vr, length = header.unpack_from(data, pos)
+        if group != 0x0002:
+            break
+        value = pos + 8
+        if vr in (b"OB", b"UN", b"OW", b"UT", b"SQ"):
+            if pos + 12 > len(data):
+                break
+            length, value = struct.unpack_from("<I", data, pos + 8)[0], pos + 12
+        elif not (vr.isalpha() and vr.isupper()):
+            # Some old files write group 0002 in implicit VR.
+            length = struct.unpack_from("<I", data, pos + 4)[0]
+        if value + length > len(data):
+            raise RefusedContent("MALFORMED_DATASET", "the file meta information is cut", tag="(0002,0000)")
+        if number == 0x0010:
+            syntax = data[value : value + length].decode("latin-1").strip("\0 ")
+        pos = value + length
+    return pos, syntax
+
+
+def _guessed_syntax(data: bytes) -> str:
+    """The encoding of a dataset that comes without a name for it, by its first element."""
+    if len(data) < 8:
+        raise RefusedContent("MALFORMED_DATASET", "neither a DICOM file nor a dataset")
+    group_little, group_big = struct.unpack_from("<H", data)[0], struct.unpack_from(">H", data)[0]
+    if data[4:6].isalpha() and data[4:6].isupper():
+        return EXPLICIT_VR_LITTLE_ENDIAN if group_little <= 0x0010 or group_little < group_big else EXPLICIT_VR_BIG_ENDIAN
+    if group_little <= 0x0028:
+        return IMPLICIT_VR_LITTLE_ENDIAN
+    raise RefusedContent("MALFORMED_DATASET", "neither a DICOM file nor a dataset")
+
+
+def file_of(instance: DeidentifiedDataset) -> bytes:
+    """A Part 10 file: empty preamble, file meta that names only class, pseudonymous instance and transfer syntax."""
+    meta = b"".join(
+        (
+            encode_element(0x00020001, "OB", b"\0\1"),
+            encode_element(0x00020002, "UI", instance.sop_class_uid.encode()),
+            encode_element(0x00020003, "UI", instance.sop_instance_uid.encode()),
+            encode_element(0x00020010, "UI", instance.transfer_syntax_uid.encode()),
+            encode_element(0x00020012, "UI", _IMPLEMENTATION_CLASS_UID),
+        )
+    )
+    length = encode_element(0x00020000, "UL", struct.pack("<I", len(meta)))
+    return b"\0" * 128 + b"DICM" + length + meta + instance.payload

@@ -1,0 +1,260 @@
+"""The output read back by code that shares nothing with what wrote it but the tables: is an identity left, and does the table hold?
+
+Checks on one output payload (Explicit VR Little Endian, defined lengths)
+  0. it parses to its last byte, tags ascend, no forbidden group, no private element off the safe list;
+  1. every element obeys Table E.1-1: removed ones are absent, emptied ones empty, UIDs registered or pseudonymous, no original day;
+  2. no word of an identity stands in any text, accents and case aside;
+  3. no identifying value stands anywhere in the bytes, pixel data included: every character set, UTF-16, Base64.
+A failure names the element and the check, never the value.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+import struct
+import unicodedata
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from compliance.byte_needles import NeedleSet, needles_of
+from compliance.dataset_bytes import dictionary_entry
+from compliance.deid_profile import Option
+from compliance.identified import Pseudonymity
+from compliance.name_forms import GENERIC_PLACE, TITLES
+from compliance.private_elements import safe_creators, safe_elements
+from compliance.profile_table import load_table, tag_text
+from compliance.text_patterns import clinical_words, eponyms
+from crypto.errors import RefusedContent
+
+_LONG = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
+_TEXT = frozenset({"AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"})
+_WRITTEN_BY_US = frozenset({0x00100010, 0x00100020, 0x00080050, 0x00120062, 0x00120063, 0x00120064, 0x00280303, 0x00080005})
+_CODING_TAGS = frozenset({0x00080103, 0x00080106, 0x00080107})
+_UID = re.compile(rb"[0-2](?:\.(?:0|[1-9]\d*)){4,}")
+
+
+class _Read(NamedTuple):
+    tag: int
+    vr: str
+    start: int
+    value: int
+    end: int
+
+
+class ResidualScan:
+    """Scans the outputs of one patient; what was found good for an element's bytes holds for the same bytes again."""
+
+    def __init__(self, under: Pseudonymity) -> None:
+        self._under = under
+        self._profile = under.profile
+        identity = under.identity
+        words: set[str] = set()
+        for name in identity.patient_names | identity.staff_names:
+            words |= _name_words(name)
+        places = identity.places | (frozenset() if self._profile.has(Option.RETAIN_INSTITUTION) else identity.institutions)
+        for place in places:
+            words |= {word for word in _plain_words(place) if len(word) >= 4} - GENERIC_PLACE
+        self._words = frozenset(words - clinical_words() - eponyms())
+        self._long_words = tuple(word for word in self._words if len(word) >= 6)
+        self._codes = self._number_codes()
+        self._days = self._original_days()
+        self._needles: NeedleSet = needles_of(self._literals())
+        self._good: dict[tuple[int | None, bytes], bool] = {}
+
+    def _number_codes(self) -> frozenset[str]:
+        identity = self._under.identity
+        public = {_squeezed(text) for text in identity.public}
+        numbers = identity.identifiers | identity.patient_ids
+        if not self._profile.has(Option.RETAIN_DEVICE):
+            numbers |= {text for text in identity.devices if not any(_squeezed(text) in one for one in public)}
+        codes = {_squeezed(text) for text in numbers}
+        return frozenset(code for code in codes if len(code) >= 5 and len(set(code)) > 1 and any(map(str.isdigit, code)))
+
+    def _original_days(self) -> frozenset[str]:
+        """Original days as YYYYMMDD, less those that another original day legitimately moves to."""
+        if self._profile.has(Option.RETAIN_FULL_DATES):
+            days, moved = self._under.identity.birth_dates, self._under.identity.dates
+        else:
+            days = self._under.identity.dates | self._under.identity.birth_dates
+            shift = dt.timedelta(days=self._under.date_offset_days)
+            moved = frozenset(day + shift for day in self._under.identity.dates if dt.date(2, 1, 1) < day < dt.date(9990, 1, 1))
+        return frozenset(f"{day:%Y%m%d}" for day in days - moved)
+
+    def _literals(self) -> Iterable[str]:
+        identity = self._under.identity
+        common = clinical_words() | eponyms()
+        yield from self._words
+        # Five or six digits alone are also counts and sizes: those are looked for in text only.
+        yield from (code for code in self._codes if len(code) >= 7 or not code.isdigit())
+        yield from (
+            number for number in identity.identifiers | identity.patient_ids if len(number) >= 7 and _squeezed(number) in self._codes
+        )
+        yield from (name for name in identity.patient_names | identity.staff_names if not _plain_words(name) <= common)
+        for name in identity.patient_names | identity.staff_names:
+            yield from (part for part in re.split(r"[\^=\s]+", name) if not part.isascii() and _plain(part) not in TITLES)
+        yield from (contact for contact in identity.contacts if len(contact) >= 6)
+        yield from self._days
+
+    def check(self, payload: bytes, pixel_start: int) -> None:
+        """Nothing identifying is left in `payload`, whose pixel data element starts at `pixel_start` (its length where there is none).
+
+        Raises:
+            RefusedContent: "RESIDUAL_IDENTITY" or "TABLE_NOT_HELD", with the tag.
+        """
+        found = _parse(payload, 0, len(payload))
+        self._dataset(payload, found, None)
+        for match in _UID.finditer(payload, 0, pixel_start):
+            if match.group().decode() in self._under.memo["uids"] and not self._profile.has(Option.RETAIN_UIDS):
+                raise RefusedContent("RESIDUAL_IDENTITY", "an original UID is left", tag=_tag_at(found, match.start()))
+        for position, _ in self._needles.hits(payload, pixel_start):
+            raise RefusedContent("RESIDUAL_IDENTITY", "an identifying value is left in the bytes", tag=_tag_at(found, position))
+
+    def _dataset(self, buf: bytes, found: list[_Read], parent: int | None) -> None:
+        good = self._good
+        last = -1
+        creators: dict[int, str] = {}
+        for element in found:
+            tag = element.tag
+            if tag <= last:
+                raise _not_held(tag, "elements are not in ascending order")
+            last = tag
+            if tag & 0x00010000:
+                self._private(buf, element, creators)
+            if tag >> 16 == 0x7FE0:
+                continue
+            key = (parent if tag & 0x00010000 or parent in (None, 0x0040A730) else None, buf[element.start : element.end])
+            if key in good:
+                continue
+            self._element(buf, element)
+            if len(key[1]) < 4096:
+                if len(good) > 50_000:
+                    good.clear()
+                good[key] = True
+
+    def _element(self, buf: bytes, element: _Read) -> None:
+        tag = element.tag
+        value = buf[element.value : element.end]
+        if not tag & 0x00010000:
+            self._table_holds(tag, element.vr, value)
+        if element.vr == "SQ":
+            for start, end in _items(buf, element.value, element.end):
+                self._dataset(buf, _parse(buf, start, end), tag)
+        elif element.vr == "UI":
+            self._uids(tag, value)
+        elif element.vr in ("DA", "DT"):
+            if tag not in _CODING_TAGS and any(part[:8] in self._days for part in value.decode("latin-1").split("\\")):
+                raise RefusedContent("RESIDUAL_IDENTITY", "an original day is left", tag=tag_text(tag))
+        elif element.vr in _TEXT and tag not in _WRITTEN_BY_US:
+            self._text(tag, value)
+
+    def _table_holds(self, tag: int, vr: str, value: bytes) -> None:
+        group = tag >> 16
+        if group < 0x0008 or group >= 0xFFFA or tag & 0xFFFF == 0 or group >> 8 == 0x50 or tag in (0x00880200, 0x04000520):
+            raise _not_held(tag, "an element that never leaves is there")
+        if dictionary_entry(tag) is None:
+            raise _not_held(tag, "an element the standard does not know is there")
+        if tag in _WRITTEN_BY_US:
+            return
+        action = load_table().action(tag, self._profile)
+        if action == "X" and not _in_content(tag):
+            raise _not_held(tag, "Table E.1-1 removes it")
+        if action == "Z" and value and vr != "SQ":
+            raise _not_held(tag, "Table E.1-1 empties it")
+        if action == "Z" and vr == "SQ" and value and tag != 0x00400610:
+            raise _not_held(tag, "Table E.1-1 empties it")
+
+    def _uids(self, tag: int, value: bytes) -> None:
+        if self._profile.has(Option.RETAIN_UIDS):
+            return
+        for part in value.decode("latin-1").strip("\0 ").split("\\"):
+            if part and not part.startswith(("2.25.", "1.2.840.10008.", "2.16.840.1.113883.6.")):
+                raise RefusedContent("RESIDUAL_IDENTITY", "an original UID is left", tag=tag_text(tag))
+
+    def _text(self, tag: int, value: bytes) -> None:
+        text = _plain(value.decode("utf-8", "replace"))
+        for word in re.findall(r"[^\W\d_]+", text):
+            if word in self._words or (len(word) > 6 and word not in clinical_words() and any(name in word for name in self._long_words)):
+                raise RefusedContent("RESIDUAL_IDENTITY", "a name or place of the study is left in text", tag=tag_text(tag))
+        if not any(map(str.isdigit, text)):
+            return
+        for code in re.findall(r"[0-9a-z]+", text):
+            if code in self._codes or code[:8] in self._days:
+                raise RefusedContent("RESIDUAL_IDENTITY", "a number or day of the study is left in text", tag=tag_text(tag))
+
+    def _private(self, buf: bytes, element: _Read, creators: dict[int, str]) -> None:
+        group, number = element.tag >> 16, element.tag & 0xFFFF
+        if not self._profile.has(Option.RETAIN_SAFE_PRIVATE):
+            raise _not_held(element.tag, "a private element is there")
+        if 0x10 <= number <= 0xFF:
+            name = buf[element.value : element.end].decode("latin-1").strip("\0 ")
+            if name not in safe_creators():
+                raise _not_held(element.tag, "a private creator off the safe list")
+            creators[group << 8 | number] = name
+        elif (group, number & 0xFF, creators.get(group << 8 | number >> 8, "")) not in safe_elements():
+            raise _not_held(element.tag, "a private element off the safe list")
+
+
+def _in_content(tag: int) -> bool:
+    """Values of content items obey Table E.3.4-1 and not the row that E.1-1 has for them elsewhere."""
+    return tag in (0x0040A160, 0x0040A120, 0x0040A121, 0x0040A122, 0x0040A123, 0x0040A124)
+
+
+def _not_held(tag: int, why: str) -> RefusedContent:
+    return RefusedContent("TABLE_NOT_HELD", why, tag=tag_text(tag))
+
+
+def _parse(buf: bytes, pos: int, end: int) -> list[_Read]:
+    found: list[_Read] = []
+    unpack: Callable[..., tuple[Any, ...]] = struct.Struct("<HH2sH").unpack_from
+    while pos < end:
+        if end - pos < 8:
+            raise RefusedContent("TABLE_NOT_HELD", "the output does not parse")
+        group, number, vr, length = unpack(buf, pos)
+        value = pos + 8
+        if vr in _LONG:
+            length = struct.unpack_from("<I", buf, pos + 8)[0]
+            value = pos + 12
+        if length == 0xFFFFFFFF and group == 0x7FE0:
+            stop = end
+        else:
+            stop = value + length
+        if stop > end or not (vr.isalpha() and vr.isupper()):
+            raise RefusedContent("TABLE_NOT_HELD", "the output does not parse", tag=tag_text(group << 16 | number))
+        found.append(_Read(group << 16 | number, vr.decode("ascii"), pos, value, stop))
+        pos = stop
+    return found
+
+
+def _items(buf: bytes, pos: int, end: int) -> Iterable[tuple[int, int]]:
+    while pos < end:
+        group, number, length = struct.unpack_from("<HHI", buf, pos)
+        if (group, number) != (0xFFFE, 0xE000) or pos + 8 + length > end:
+            raise RefusedContent("TABLE_NOT_HELD", "the output does not parse")
+        yield pos + 8, pos + 8 + length
+        pos += 8 + length
+
+
+def _tag_at(found: list[_Read], position: int) -> str | None:
+    for element in found:
+        if element.start <= position < element.end:
+            return tag_text(element.tag)
+    return None
+
+
+def _plain(text: str) -> str:
+    if text.isascii():
+        return text.lower()
+    return "".join(char for char in unicodedata.normalize("NFKD", text) if not unicodedata.combining(char)).casefold()
+
+
+def _plain_words(text: str) -> set[str]:
+    return set(re.findall(r"[^\W\d_]+", _plain(text)))
+
+
+def _name_words(name: str) -> set[str]:
+    return {word for word in _plain_words(name) if (len(word) >= 3 or (not word.isascii() and len(word) >= 2))} - TITLES
+
+
+def _squeezed(text: str) -> str:
+    return re.sub(r"[^0-9a-z]", "", _plain(text))

@@ -1,0 +1,55 @@
+"""Content items of structured documents: PS3.15 Table E.3.4-1 by concept name, and what holds for concepts it does not list.
+
+An unlisted concept is kept with its value cleaned by type: text cleaned, persons replaced, days moved, references mapped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+
+from compliance.deid_profile import DeidProfile, Option
+from compliance.profile_table import standard_data
+
+#: Attributes that hold a content item's value (PS3.3 C.17.3), by value type.
+VALUE_TAGS = {
+    "TEXT": 0x0040A160, "PNAME": 0x0040A123, "DATETIME": 0x0040A120, "DATE": 0x0040A121, "TIME": 0x0040A122, "UIDREF": 0x0040A124,
+}  # fmt: skip
+CONTENT_SEQUENCES = frozenset({0x0040A730, 0x00400555, 0x00400610, 0x00400612, 0x00400440})
+SUBJECT_AGE = ("121033", "DCM")
+
+
+@cache
+def _rows() -> Mapping[tuple[str, str, str], Mapping[str, str]]:
+    return {(row["value"], row["scheme"], row["valueType"]): row for row in standard_data("e3.4-1.json")["rows"]}
+
+
+def item_action(code: str, scheme: str, value_type: str, profile: DeidProfile) -> str | None:
+    """X, D, K or C for a content item with this concept name and value type; None where the table does not list it.
+
+    X/D is X: no template makes the item mandatory for the documents that a reader is sent.
+    """
+    row = _rows().get((code, scheme, value_type))
+    if row is None:
+        return None
+    chosen = {column: row[column] for column in profile.columns() if column in row}
+    if chosen:
+        if chosen.get("rtnLongFullDatesOpt") == "K":
+            return "K"
+        return "C" if "C" in chosen.values() else "K"
+    return row["basicProfile"].split("/")[0]
+
+
+def value_action(item: str | None, value_type: str, profile: DeidProfile) -> str:
+    """The action on the value attribute of a kept item whose table answer is `item`."""
+    if value_type == "PNAME":
+        return "D"
+    if value_type in ("DATE", "DATETIME", "TIME"):
+        if profile.has(Option.RETAIN_FULL_DATES):
+            return "K"
+        return "C" if profile.has(Option.RETAIN_MODIFIED_DATES) else "D"
+    if value_type == "UIDREF":
+        return "K" if profile.has(Option.RETAIN_UIDS) else "U"
+    if item == "D":
+        return "D"
+    return "C"
