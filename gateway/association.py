@@ -233,7 +233,8 @@ class Association:
                 return True
             now = time.monotonic()
             if outcome is Wait.WOKEN:
-                quiet_deadline = now + _QUIET_SECONDS
+                # The quiet counts from the last message: who has long been idle is ended at once.
+                quiet_deadline = idle_deadline - self._limits.idle_seconds_max + _QUIET_SECONDS
             elif drain_deadline is not None or now >= idle_deadline:
                 self._abort(dimse.ABORT_BY_SERVICE_USER, dimse.ABORT_REASON_NOT_SPECIFIED)
                 event = "association_idle_too_long" if drain_deadline is None else "association_drained"

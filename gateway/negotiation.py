@@ -81,10 +81,11 @@ class Negotiated:
 
 @dataclass(slots=True)
 class Negotiator:
-    """Negotiates every association of a process; holds no state between two of them."""
+    """Negotiates every association of a process; what it remembers between two of them is what it offers."""
 
     offer: StorageOffer = field(default_factory=StorageOffer)
-    _supported: dict[str, PresentationContext] = field(init=False)
+    _syntaxes: dict[str, Sequence[str]] = field(init=False)
+    _contexts: dict[str, PresentationContext] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         silence_pynetdicom()
@@ -94,9 +95,9 @@ class Negotiator:
         middle = [uid for uid in known if uid not in first and uid != EXPLICIT_VR_BIG_ENDIAN]
         syntaxes = [*first, *middle, *self.offer.private_transfer_syntaxes, EXPLICIT_VR_BIG_ENDIAN]
         classes = {str(context.abstract_syntax) for context in AllStoragePresentationContexts} | set(self.offer.private_sop_classes)
-        self._supported = {uid: _context(uid, syntaxes) for uid in classes}
+        self._syntaxes = dict.fromkeys(classes, syntaxes)
         for uid in (VERIFICATION, STORAGE_COMMITMENT_PUSH_MODEL):
-            self._supported[uid] = _context(uid, [*first, EXPLICIT_VR_BIG_ENDIAN])
+            self._syntaxes[uid] = [*first, EXPLICIT_VR_BIG_ENDIAN]
 
     def negotiate(self, request_pdu: bytes) -> Negotiated:
         """Answer the contexts and roles of an A-ASSOCIATE-RQ whose titles were admitted.
@@ -117,7 +118,7 @@ class Negotiator:
                 if isinstance(item, SCP_SCU_RoleSelectionNegotiation)
             }
             peer_pdu_bytes_max = int(request.maximum_length_received or 0)
-            supported = [self._supported[uid] for uid in {str(context.abstract_syntax) for context in wanted} if uid in self._supported]
+            supported = [self._context(uid) for uid in {str(context.abstract_syntax) for context in wanted} if uid in self._syntaxes]
             results, role_replies = negotiate_as_acceptor(wanted, supported, roles)
             acceptance = _acceptance(request_pdu, results, role_replies)
         except AssociationRefused:
@@ -133,6 +134,18 @@ class Negotiator:
             if context.result == 0x00
         }
         return Negotiated(acceptance, contexts, peer_pdu_bytes_max, len(results) - len(contexts))
+
+    def _context(self, sop_class_uid: str) -> PresentationContext:
+        context = self._contexts.get(sop_class_uid)
+        if context is None:
+            context = PresentationContext()
+            context.abstract_syntax = UID(sop_class_uid)
+            context.transfer_syntax = [UID(uid) for uid in self._syntaxes[sop_class_uid]]
+            # The requestor may be the SCU and nothing else; a proposal to be both is answered with SCU alone (PS3.7 D.3.3.4).
+            context.scu_role, context.scp_role = True, False
+            # All of them at once would cost every start a third of a second; two threads may make the same one, which does no harm.
+            self._contexts[sop_class_uid] = context
+        return context
 
 
 def read_titles(request_pdu: bytes) -> tuple[str, str]:
@@ -183,15 +196,6 @@ def _check_items(request_pdu: bytes) -> None:
             elif is_outer and kind == 0x50:
                 pending.append((position + 4, item_end, False))
             position = item_end
-
-
-def _context(sop_class_uid: str, transfer_syntaxes: Sequence[str]) -> PresentationContext:
-    context = PresentationContext()
-    context.abstract_syntax = UID(sop_class_uid)
-    context.transfer_syntax = [UID(uid) for uid in transfer_syntaxes]
-    # The requestor may be the SCU and nothing else; a proposal to be both is answered with SCU alone (PS3.7 D.3.3.4).
-    context.scu_role, context.scp_role = True, False
-    return context
 
 
 def _acceptance(

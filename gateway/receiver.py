@@ -35,6 +35,7 @@ from gateway.negotiation import Negotiator, StorageOffer
 _BACKLOG = 512
 _PAUSE_SECONDS = 0.05
 _CUT_SECONDS = 5.0
+_ASSOCIATED = frozenset({AssociationState.IDLE, AssociationState.RECEIVING})
 _OUT_OF_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -145,6 +146,9 @@ class Receiver:
             os.write(self._wake_write_fd, b"x")
         for thread in self._threads:
             thread.join()
+        # Closed before the drain: who calls now is sent away at once, or to another process on the same port.
+        for listener in self._listeners:
+            listener.close()
         with self._lock:
             running = dict(self._associations)
         for association in running:
@@ -219,11 +223,10 @@ class Receiver:
     def _begin(self, connection: socket.socket, address: str, endpoint: Endpoint) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with self._lock:
-            waiting = sum(each.state is AssociationState.CONNECTED for each in self._associations)
-            of_address = sum(each.address == address for each in self._associations)
-            is_full = (
-                len(self._associations) - waiting >= self._limits.associations_max or of_address >= self._limits.connections_per_address_max
-            )
+            associated = sum(each.state in _ASSOCIATED for each in self._associations)
+            of_address = sum(each.address == address and each.state is not AssociationState.CLOSED for each in self._associations)
+            is_full = associated >= self._limits.associations_max or of_address >= self._limits.connections_per_address_max
+            waiting = len(self._associations) - associated
             if waiting >= self._limits.unassociated_max:
                 self._displace()
             association = Association(
@@ -246,7 +249,7 @@ class Receiver:
 
     def _displace(self) -> None:
         """End the oldest connection without an association, of the address that has most of them. The lock is held."""
-        waiting = [each for each in self._associations if each.state is AssociationState.CONNECTED and not each.is_cut]
+        waiting = [each for each in self._associations if each.state not in _ASSOCIATED and not each.is_cut]
         if not waiting:
             return
         greediest, _ = Counter(each.address for each in waiting).most_common(1)[0]

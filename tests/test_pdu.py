@@ -1,0 +1,269 @@
+"""PS3.8 framing and PS3.7 commands, byte by byte; the oracle is the standard's layout and pynetdicom's encoder."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydicom.uid import UID
+from pynetdicom.dimse_messages import C_ECHO_RSP, C_STORE_RSP, N_ACTION_RSP
+from pynetdicom.dimse_primitives import C_ECHO, C_STORE, N_ACTION
+
+from crypto.errors import (
+    BadInput,
+    Conflict,
+    IntegrityFailure,
+    NotAllowed,
+    NotFound,
+    PermanentPeerFailure,
+    ReadgateError,
+    RefusedContent,
+    TemporarilyUnable,
+)
+from gateway import dimse_responses as dimse
+from gateway.dicom_transport import ConnectionLost, DeadlinePassed, PlainTransport
+from gateway.dimse_commands import parse_command
+from gateway.pdu import PDU_BYTES_MAX, MessageInterrupted, PduReader, PduType, ProtocolViolation
+from tests.dicom_peers import CT, associate_rq, c_store_rq, pdu, pdv
+
+
+@pytest.fixture
+def wire() -> Iterator[tuple[socket.socket, PduReader]]:
+    theirs, ours = socket.socketpair()
+    transport = PlainTransport(ours, tick_seconds=0.1)
+    try:
+        yield theirs, PduReader(transport, pdu_seconds_max=0.6)
+    finally:
+        theirs.close()
+        transport.close()
+
+
+def soon() -> float:
+    return time.monotonic() + 5
+
+
+def test_association_request_is_read_whole(wire: tuple[socket.socket, PduReader]) -> None:
+    theirs, reader = wire
+    request = associate_rq({1: (CT, ["1.2.840.10008.1.2"])})
+    theirs.sendall(request + b"more")
+    assert reader.read_associate_request(soon()) == request
+
+
+@pytest.mark.parametrize(
+    ("head", "abort_reason"),
+    [
+        (struct.pack(">BBI", 1, 0, 65537), dimse.ABORT_INVALID_PDU_PARAMETER_VALUE),
+        (struct.pack(">BBI", 1, 0, 0xFFFFFFFF), dimse.ABORT_INVALID_PDU_PARAMETER_VALUE),
+        (struct.pack(">BBI", 1, 0, 67), dimse.ABORT_INVALID_PDU_PARAMETER_VALUE),
+        (struct.pack(">BBI", 4, 0, 10), dimse.ABORT_UNEXPECTED_PDU),
+        (struct.pack(">BBI", 0x16, 3, 1), dimse.ABORT_UNRECOGNIZED_PDU),
+    ],
+)
+def test_first_pdu_is_refused_by_its_head_alone(wire: tuple[socket.socket, PduReader], head: bytes, abort_reason: int) -> None:
+    theirs, reader = wire
+    theirs.sendall(head)
+    with pytest.raises(ProtocolViolation) as refused:
+        reader.read_associate_request(soon())
+    assert refused.value.abort_reason == abort_reason
+
+
+@pytest.mark.parametrize("kind", [5, 6, 7])
+@pytest.mark.parametrize("length", [0, 3, 5, 0xFFFFFFFF])
+def test_short_pdu_has_four_bytes(wire: tuple[socket.socket, PduReader], kind: int, length: int) -> None:
+    theirs, reader = wire
+    theirs.sendall(struct.pack(">BBI", kind, 0, length) + bytes(4))
+    with pytest.raises(ProtocolViolation):
+        reader.next_pdu(soon())
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        struct.pack(">BBII", 4, 0, PDU_BYTES_MAX + 1, 100),
+        struct.pack(">BBII", 4, 0, 100, 97),  # the item is longer than its PDU
+        struct.pack(">BBII", 4, 0, 100, 1),  # no room for the item's own head
+        struct.pack(">BBII", 4, 0, 100, 92),  # 4 bytes are left, too few for an item
+        struct.pack(">BBII", 4, 0, 5, 2),
+        struct.pack(">BBII", 4, 0, 0, 0),
+    ],
+)
+def test_data_pdu_that_cannot_be_is_refused_by_its_head(wire: tuple[socket.socket, PduReader], head: bytes) -> None:
+    theirs, reader = wire
+    theirs.sendall(head)
+    with pytest.raises(ProtocolViolation):
+        reader.next_pdu(soon())
+
+
+def test_items_of_one_pdu_are_put_one_behind_the_other(wire: tuple[socket.socket, PduReader]) -> None:
+    theirs, reader = wire
+    theirs.sendall(pdu(4, pdv(1, 3, b"command") + pdv(1, 0, b"one ") + pdv(1, 2, b"two")) + pdu(4, pdv(3, 2, b"")))
+    buffer = memoryview(bytearray(64))
+    assert reader.next_pdu(soon()) == PduType.P_DATA_TF
+    assert reader.read_fragment(buffer, 2, soon()) == (1, 3, 7)
+    assert not reader.is_between_pdus
+    assert reader.read_fragment(buffer, 9, soon()) == (1, 0, 4)
+    assert reader.read_fragment(buffer, 13, soon()) == (1, 2, 3)
+    assert reader.is_between_pdus
+    assert reader.read_fragment(buffer, 16, soon()) == (3, 2, 0)
+    assert bytes(buffer[2:16]) == b"commandone two"
+
+
+@given(
+    st.lists(
+        st.lists(st.tuples(st.sampled_from([1, 3]), st.sampled_from([0, 2]), st.binary(max_size=40)), min_size=1, max_size=4), max_size=6
+    )
+)
+@settings(max_examples=60, deadline=None)
+def test_any_division_into_items_gives_the_same_bytes(pdus: list[list[tuple[int, int, bytes]]]) -> None:
+    theirs, ours = socket.socketpair()
+    transport = PlainTransport(ours)
+    reader = PduReader(transport, pdu_seconds_max=5)
+    theirs.sendall(b"".join(pdu(4, b"".join(pdv(*each) for each in items)) for items in pdus))
+    theirs.close()
+    buffer = memoryview(bytearray(2000))
+    position, seen = 2, []
+    for _ in [each for items in pdus for each in items]:
+        context_id, control, length = reader.read_fragment(buffer, position, soon())
+        seen.append((context_id, control, bytes(buffer[position : position + length])))
+        position += length
+    assert seen == [each for items in pdus for each in items]
+    assert bytes(buffer[2:position]) == b"".join(each[2] for items in pdus for each in items)
+    transport.close()
+
+
+@given(st.binary(max_size=300))
+@settings(max_examples=150, deadline=None)
+def test_arbitrary_bytes_end_in_a_typed_error(data: bytes) -> None:
+    theirs, ours = socket.socketpair()
+    transport = PlainTransport(ours)
+    reader = PduReader(transport, pdu_seconds_max=5)
+    theirs.sendall(data)
+    theirs.close()
+    buffer = memoryview(bytearray(128))
+    try:
+        for _ in range(100):
+            reader.read_fragment(buffer, 2, soon())
+    except (ProtocolViolation, MessageInterrupted, ConnectionLost):
+        pass
+    else:
+        pytest.fail("an end of the data went unnoticed")
+    finally:
+        transport.close()
+
+
+def test_fragment_larger_than_its_buffer_is_refused_unread(wire: tuple[socket.socket, PduReader]) -> None:
+    theirs, reader = wire
+    theirs.sendall(struct.pack(">BBII", 4, 0, 10004, 10000))
+    with pytest.raises(ProtocolViolation, match="message_exceeds_buffer"):
+        reader.read_fragment(memoryview(bytearray(1000)), 2, soon())
+
+
+def test_trickled_pdu_does_not_outlive_its_deadline(wire: tuple[socket.socket, PduReader]) -> None:
+    theirs, reader = wire
+    theirs.sendall(struct.pack(">BBII", 4, 0, 1004, 1000))
+    buffer = memoryview(bytearray(2000))
+    assert reader.next_pdu(soon()) == PduType.P_DATA_TF
+    theirs.settimeout(0)
+
+    began = time.monotonic()
+    theirs.sendall(b"x")
+    with pytest.raises(DeadlinePassed):
+        reader.read_fragment(buffer, 2, soon())
+    assert time.monotonic() - began < 1.5
+
+
+def test_hanging_up_within_a_pdu_is_seen(wire: tuple[socket.socket, PduReader]) -> None:
+    theirs, reader = wire
+    theirs.sendall(struct.pack(">BBII", 4, 0, 1004, 1000) + b"abc")
+    theirs.close()
+    with pytest.raises(ConnectionLost):
+        reader.read_fragment(memoryview(bytearray(2000)), 2, soon())
+
+
+# --- commands ----------------------------------------------------------------------------------------------------------------
+
+
+def test_command_is_read() -> None:
+    command = parse_command(c_store_rq("1.2.3", message_id=9))
+    assert (command.field, command.message_id, command.uid(0x1000), command.has_dataset) == (1, 9, b"1.2.3", True)
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        b"",
+        c_store_rq("1.2.3")[:-1],
+        c_store_rq("1.2.3") + b"\0",
+        struct.pack("<HHI", 8, 0x0100, 2) + b"\1\0",  # not group 0000
+        struct.pack("<HHI", 0, 0x0100, 2) + b"\1\0" + struct.pack("<HHI", 0, 0x0100, 2) + b"\1\0",
+        struct.pack("<HHI", 0, 0x0110, 2) + b"\1\0",  # no Command Field
+        struct.pack("<HHI", 0, 0x0100, 0xFFFFFFFF),
+    ],
+)
+def test_malformed_command_is_refused(encoded: bytes) -> None:
+    with pytest.raises(ProtocolViolation):
+        parse_command(encoded)
+
+
+def _by_pynetdicom(message: object, primitive: object) -> bytes:
+    message.primitive_to_message(primitive)  # type: ignore[attr-defined]
+    encoded = b"".join(data[1:] for each in message.encode_msg(5, 16382) for _, data in each.presentation_data_value_list)  # type: ignore[attr-defined]
+    return pdu(4, pdv(5, 3, encoded))
+
+
+@pytest.mark.parametrize("status", [0x0000, 0x0110, 0xA700, 0xA900, 0xC000, 0xB000])
+@pytest.mark.parametrize("sop_instance", ["1.2.3", "1.2.34"])
+def test_store_response_is_what_pynetdicom_would_send(status: int, sop_instance: str) -> None:
+    primitive = C_STORE()
+    primitive.MessageIDBeingRespondedTo = 77
+    primitive.AffectedSOPClassUID = UID(CT)
+    primitive.AffectedSOPInstanceUID = UID(sop_instance)
+    primitive.Status = status
+    if status in dimse.COMMENTS:
+        primitive.ErrorComment = dimse.COMMENTS[status]
+    assert dimse.c_store_response(5, 77, CT.encode(), sop_instance.encode(), status) == _by_pynetdicom(C_STORE_RSP(), primitive)
+
+
+def test_echo_and_action_responses_are_what_pynetdicom_would_send() -> None:
+    echo = C_ECHO()
+    echo.MessageIDBeingRespondedTo = 3
+    echo.AffectedSOPClassUID = UID("1.2.840.10008.1.1")
+    echo.Status = 0
+    assert dimse.plain_response(5, dimse.C_ECHO_RSP, 3, 0, b"1.2.840.10008.1.1") == _by_pynetdicom(C_ECHO_RSP(), echo)
+    action = N_ACTION()
+    action.MessageIDBeingRespondedTo = 4
+    action.AffectedSOPClassUID = UID("1.2.840.10008.1.20.1")
+    action.AffectedSOPInstanceUID = UID("1.2.840.10008.1.20.1.1")
+    action.ActionTypeID = 1
+    action.Status = 0
+    ours = dimse.n_action_response(5, 4, b"1.2.840.10008.1.20.1", b"1.2.840.10008.1.20.1.1", 1, 0)
+    assert ours == _by_pynetdicom(N_ACTION_RSP(), action)
+
+
+@pytest.mark.parametrize("comment", dimse.COMMENTS.values())
+def test_error_comments_fit_their_element(comment: str) -> None:
+    assert len(comment) <= 64 and comment.isascii()
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (RefusedContent("x"), 0xC000),
+        (BadInput("x"), 0xC000),
+        (NotAllowed("x"), 0x0124),
+        (NotFound("x"), 0x0112),
+        (Conflict("x"), 0x0111),
+        (TemporarilyUnable("x"), 0xA700),
+        (PermanentPeerFailure("x"), 0x0110),
+        (IntegrityFailure("x"), 0x0110),
+        (ReadgateError("x"), 0x0110),
+        (KeyError("x"), 0x0110),
+    ],
+)
+def test_every_class_of_error_has_a_status(error: Exception, status: int) -> None:
+    assert dimse.status_of_error(error) == status
