@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import obstore
-from obstore.exceptions import BaseError, NotFoundError
+from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
 from obstore.store import LocalStore, S3Store
 
 from crypto.aead_stream import CHUNK_BYTES, HEADER_BYTES, TAG_BYTES, ObjectContext, declared_sealed_length, open_, open_range, seal
@@ -166,6 +166,9 @@ class Vault:
             obstore.put(self._store, name, pack.joined(), mode="create", use_multipart=False)
             if self._local_root is not None:
                 self._settle(self._local_root / name)
+        except AlreadyExistsError:
+            # Another's pack, or ours by an attempt whose answer was lost: not ours to delete, fsck tells which.
+            raise TemporarilyUnable("the vault has a pack of that name") from None
         except (BaseError, OSError):
             # It may have been written all the same.
             self._forget({name})

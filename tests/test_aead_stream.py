@@ -6,7 +6,10 @@ import hashlib
 import hmac
 import json
 import os
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +54,9 @@ def reader(sealed: bytes) -> Any:
 
 def assert_refused(sealed: bytes, context: ObjectContext = CONTEXT, key: bytes = KEY) -> None:
     """Every way in refuses, with the same words."""
-    ways = [lambda: open_(key, sealed, context)]
+    ways: list[Callable[[], bytes]] = [partial(open_, key, sealed, context)]
     for start in range(0, len(THREE_CHUNKS), CHUNK_BYTES):
-        ways.append(lambda start=start: open_range(key, reader(sealed), len(sealed), context, start, CHUNK_BYTES))  # type: ignore[misc]
+        ways.append(partial(open_range, key, reader(sealed), len(sealed), context, start, CHUNK_BYTES))
     opened = 0
     for way in ways:
         try:
@@ -101,7 +104,7 @@ def test_range_reads_the_header_and_the_chunks_that_hold_it_only() -> None:
 def test_parts_seal_as_their_concatenation(cuts: list[int]) -> None:
     payload = THREE_CHUNKS[: CHUNK_BYTES + 5000]
     edges = [0, *sorted(cuts), len(payload)]
-    parts = [memoryview(payload)[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    parts = [memoryview(payload)[start:end] for start, end in pairwise(edges)]
     assert open_(KEY, seal_parts(KEY, parts, CONTEXT), CONTEXT) == payload
 
 

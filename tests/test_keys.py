@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crypto.errors import BadInput, Conflict, IntegrityFailure, NotFound, ReadgateError, TemporarilyUnable
-from crypto.keys import FileKeyStore, KeyStore, wrapped_kek_version
+from crypto.keys import FileKeyStore, KeyStore, _file_name, wrapped_kek_version
 from tests.faulty_disk import FaultyDisk, fail_every, fail_nth
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -169,7 +169,8 @@ def test_processes_that_race_for_a_secret_agree(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from crypto.keys import FileKeyStore; sys.stdin.read();"
         "keys = FileKeyStore(Path(sys.argv[1])); keys.create_kek('h1');"
-        "print([keys.secret(f's/{n}').hex() for n in range(20)], keys.open_segment_key('h1', 's', keys.wrap_segment_key('h1', 's')[1]) != b'')"
+        "secrets = [keys.secret(f's/{n}').hex() for n in range(20)];"
+        "print(secrets, keys.open_segment_key('h1', 's', keys.wrap_segment_key('h1', 's')[1]) != b'')"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "keys")]
     processes = [
@@ -180,7 +181,8 @@ def test_processes_that_race_for_a_secret_agree(tmp_path: Path) -> None:
     assert answers[0].endswith("True\n")
 
 
-HOSTILE = ["../../x", "/etc/passwd", "..", ".", "a/b", "a\\b", "%2e%2e", "x\0y", "ä" * 20, "CON", "a.key", ".hidden", "~root", "*", "\u202eabc"]
+HOSTILE = ["../../x", "/etc/passwd", "..", ".", "a/b", "a\\b", "%2e%2e", "x\0y", "ä" * 20]
+HOSTILE += ["CON", "a.key", ".hidden", "~root", "*", "\u202eabc"]
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -199,8 +201,6 @@ def test_hostile_names_stay_inside_and_come_back(keys: FileKeyStore, tmp_path: P
 @settings(max_examples=50)
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20), st.text(min_size=1, max_size=20))
 def test_different_names_have_different_files(one: str, other: str) -> None:
-    from crypto.keys import _file_name
-
     try:
         names = _file_name(one), _file_name(other)
     except (BadInput, UnicodeEncodeError):

@@ -41,7 +41,7 @@ def spool(tmp_path: Path, keys: FileKeyStore) -> Spool:
 
 
 def payload(number: int, length: int = 1000) -> bytes:
-    return random.Random(number).randbytes(length)  # noqa: S311 - test data
+    return random.Random(number).randbytes(length)
 
 
 def append_some(writer: SegmentWriter, count: int, length: int = 1000) -> list[FramePosition]:
@@ -181,7 +181,8 @@ def test_crash_at_any_byte_loses_no_acknowledged_frame(data: st.DataObject, tmp_
         if tail:
             start = data.draw(st.integers(0, len(tail) - 1))
             width = data.draw(st.integers(1, 64))
-            tail[start : start + width] = data.draw(st.sampled_from([bytes(width), b"\xff" * width, os.urandom(width)]))[: len(tail) - start]
+            junk = data.draw(st.sampled_from([bytes(width), b"\xff" * width, os.urandom(width)]))
+            tail[start : start + width] = junk[: len(tail) - start]
     path.write_bytes(content[:durable] + tail)
 
     reader = spool.read_segment(writer.segment_id)
