@@ -27,6 +27,7 @@ FRAMES_WITH_NEW_EDGES_MAX = 4
 _CELL = 16
 _EDGE_LEVELS = 64
 _NEW_EDGES_PER_CELL = 20
+_MARGIN_SHARE = 0.15
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,11 @@ def frames_with_new_edges(edges: Sequence[NDArray[np.uint16]], sampled: Sequence
 
 
 def pictures_of(grey: Grey) -> list[Picture]:
-    """The grey picture as 8-bit pictures for the detector."""
-    return [gamma_lifted(grey), locally_contrasted(grey)]
+    """The grey picture as 8-bit pictures for the detector: as it is, by local contrast, and its margins by gamma."""
+    margins = gamma_lifted(grey)
+    rows, columns = (round(length * _MARGIN_SHARE) for length in grey.shape)
+    margins[rows:-rows, columns:-columns] = int(np.median(margins))
+    return [stretched(grey), locally_contrasted(grey), margins]
 
 
 def gamma_lifted(grey: Grey) -> Picture:

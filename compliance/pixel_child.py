@@ -1,0 +1,280 @@
+"""Pixel screening in a process of its own, which may die without losing anything.
+
+Invariants
+- The child holds no key, opens no socket and writes no file; its address space, open files and core dumps are limited before the first
+  byte is read.
+- One child serves many instances, because loading the models costs a second; it is replaced when it dies, takes too long, or has served
+  its share.
+- The child is given pixels, overlays and the attributes that masks ask for, not the whole header; of its answer only the elements of the
+  pixels are taken over. What comes back is JSON and bytes, never a pickle: a child taken over by a codec's bug can lie about one instance
+  and do no more to its parent.
+- A child that dies or is late leaves the instance on HOLD (PIXEL_WORKER_DIED, PIXEL_WORKER_LATE).
+
+The wire: 4 bytes length, that many bytes of JSON, 8 bytes length, that many bytes of a DICOM file (PS3.10). Numbers are big-endian.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import resource
+import select
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+
+from pydicom import dcmread, dcmwrite
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataset import Dataset, FileMetaDataset
+
+from compliance.burned_in import PixelScreening, ScreenedBox, screen_pixels
+from compliance.device_masks import DeviceMask, criterion_keywords, known_masks, matching_masks, pixel_risk
+from compliance.overlay_planes import overlay_groups
+from compliance.text_detection import open_text_detector
+
+ANSWER_BYTES_MAX = 3 << 30
+_OUTCOMES = ("CLEAN", "CLEANED", "HOLD")
+_PIXEL_GROUPS = frozenset({0x0028, 0x7FE0, *range(0x6000, 0x6100, 2)})
+_DERIVATION = 0x00082111
+
+
+@dataclass(frozen=True)
+class PixelLimits:
+    """What one child may use. `instances_max`: after so many it is replaced, so that slow leaks of codecs stay small."""
+
+    address_space_bytes: int = 6 << 30
+    seconds_per_instance: float = 300.0
+    seconds_to_start: float = 60.0
+    instances_max: int = 2_000
+    threads: int = 1
+
+
+class PixelChild:
+    """Screens instances in a child process, one at a time; callers in several threads wait for each other."""
+
+    def __init__(self, limits: PixelLimits | None = None) -> None:
+        self._limits = limits or PixelLimits()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._served = 0
+        self._lock = threading.Lock()
+
+    def screen(self, dataset: Dataset, identity: Sequence[str], *, masks: Iterable[DeviceMask] | None = None) -> PixelScreening:
+        """As `screen_pixels`, with the detector of the child. What passes unseen never goes to the child."""
+        known = list(known_masks() if masks is None else masks)
+        if pixel_risk(dataset, matching_masks(dataset, known)) is None and not overlay_groups(dataset):
+            return PixelScreening("CLEAN", "", (), dataset)
+        question = {"identity": list(identity), "masks": [mask.to_json() for mask in known]}
+        with self._lock:
+            return self._asked(dataset, question)
+
+    def close(self) -> None:
+        """The child is gone."""
+        process, self._process, self._served = self._process, None, 0
+        if process is None:
+            return
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
+    def __enter__(self) -> PixelChild:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _asked(self, dataset: Dataset, question: dict[str, Any]) -> PixelScreening:
+        try:
+            process = self._started()
+            deadline = time.monotonic() + self._limits.seconds_per_instance
+            assert process.stdin is not None and process.stdout is not None
+            _send(process.stdin, question, _file_of(_needed(dataset, question["masks"])), deadline)
+            answer, payload = _receive(process.stdout.fileno(), deadline)
+            self._served += 1
+            if self._served >= self._limits.instances_max:
+                self.close()
+            return _screening(answer, payload, dataset)
+        except TimeoutError:
+            reason = "PIXEL_WORKER_LATE"
+        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError):
+            # A broken pipe, half an answer, or an answer that is none: whatever it was, that child is not asked again.
+            reason = "PIXEL_WORKER_DIED"
+        self.close()
+        return PixelScreening("HOLD", reason, (), dataset, "unscreened")
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is not None and self._process.poll() is None:
+            return self._process
+        self.close()
+        root = str(Path(__file__).resolve().parent.parent)
+        environment = {"PATH": os.defpath, "PYTHONPATH": root, "OMP_NUM_THREADS": str(self._limits.threads), "PYTHONDONTWRITEBYTECODE": "1"}
+        # Standard error is dropped: a codec's warning may quote what it read.
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "compliance.pixel_child", str(self._limits.address_space_bytes), str(self._limits.threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            close_fds=True,
+        )
+        assert self._process.stdout is not None and self._process.stdin is not None
+        os.set_blocking(self._process.stdin.fileno(), False)
+        _receive(self._process.stdout.fileno(), time.monotonic() + self._limits.seconds_to_start)
+        return self._process
+
+
+def serve(source: BinaryIO, sink: BinaryIO, *, threads: int) -> None:
+    """The child's life: answers until its parent closes the pipe."""
+    detector = open_text_detector(threads=threads)
+    _answer(sink, {"ready": True}, b"")
+    while True:
+        try:
+            question, payload = _receive(source.fileno(), None)
+        except EOFError:
+            return
+        dataset = dcmread(io.BytesIO(payload), force=True)
+        masks = [DeviceMask.from_json(mask) for mask in question["masks"]]
+        result = screen_pixels(dataset, question["identity"], detector, masks=masks)
+        facts = {
+            "outcome": result.outcome,
+            "reason": result.reason,
+            "boxes": [[*screened.box, screened.why] for screened in result.boxes],
+            "risk": result.risk,
+            "pictures_read": result.pictures_read,
+            "masks": list(result.masks),
+            "overlays_removed": result.overlays_removed,
+        }
+        _answer(sink, facts, _file_of(result.dataset) if result.outcome == "CLEANED" else b"")
+
+
+def _screening(answer: dict[str, Any], payload: bytes, dataset: Dataset) -> PixelScreening:
+    if answer["outcome"] not in _OUTCOMES:
+        raise ValueError("no such outcome")
+    cleaned = _with_pixels_of(dcmread(io.BytesIO(payload), force=True), dataset) if answer["outcome"] == "CLEANED" else dataset
+    boxes = tuple(ScreenedBox((int(x0), int(y0), int(x1), int(y1)), str(why)) for x0, y0, x1, y1, why in answer["boxes"])
+    return PixelScreening(
+        answer["outcome"],
+        str(answer["reason"]),
+        boxes,
+        cleaned,
+        str(answer["risk"]),
+        int(answer["pictures_read"]),
+        tuple(str(name) for name in answer["masks"]),
+        int(answer["overlays_removed"]),
+    )
+
+
+def _needed(dataset: Dataset, masks: Sequence[Mapping[str, Any]]) -> Dataset:
+    """The elements that the screening looks at."""
+    asked = {tag_for_keyword(keyword) for keyword in criterion_keywords(masks)}
+    needed = Dataset()
+    needed._dict = {
+        tag: element for tag, element in dataset._dict.items() if tag >> 16 in _PIXEL_GROUPS or tag in asked or tag == _DERIVATION
+    }
+    needed._read_charset = dataset._read_charset
+    needed.file_meta = dataset.file_meta
+    return needed
+
+
+def _with_pixels_of(answer: Dataset, dataset: Dataset) -> Dataset:
+    """The dataset as it was, but with the pixels, and without the overlays, of the answer."""
+    merged = copy(dataset)
+    merged._dict = {tag: element for tag, element in dataset._dict.items() if tag >> 16 not in _PIXEL_GROUPS or tag >> 16 == 0x28}
+    for tag in answer.keys():  # noqa: SIM118 -- iterating a Dataset converts every element
+        if tag >> 16 in _PIXEL_GROUPS or tag == _DERIVATION:
+            merged[tag] = answer[tag]
+    merged.file_meta = copy(dataset.file_meta)
+    merged.file_meta._dict = dict(dataset.file_meta._dict)
+    merged.file_meta.TransferSyntaxUID = answer.file_meta.TransferSyntaxUID
+    merged._pixel_array = None
+    return merged
+
+
+def _file_of(dataset: Dataset) -> bytes:
+    buffer = io.BytesIO()
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = dataset.file_meta.TransferSyntaxUID
+    # ImplementationVersionName is a criterion of device masks.
+    if "ImplementationVersionName" in dataset.file_meta:
+        meta.ImplementationVersionName = dataset.file_meta.ImplementationVersionName
+    whole = Dataset()
+    whole._dict = {tag: element for tag, element in dataset._dict.items() if tag >> 16 > 2}
+    whole._read_charset = dataset._read_charset
+    whole.file_meta = meta
+    dcmwrite(buffer, whole, enforce_file_format=False)
+    return buffer.getvalue()
+
+
+def _send(sink: IO[bytes], question: dict[str, Any], payload: bytes, deadline: float) -> None:
+    descriptor = sink.fileno()
+    for part in _parts(question, payload):
+        view = memoryview(part)
+        while view:
+            _, ready, _ = select.select([], [descriptor], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise TimeoutError
+            view = view[os.write(descriptor, view[: 1 << 16]) :]
+
+
+def _answer(sink: BinaryIO, facts: dict[str, Any], payload: bytes) -> None:
+    for part in _parts(facts, payload):
+        sink.write(part)
+    sink.flush()
+
+
+def _parts(facts: dict[str, Any], payload: bytes) -> tuple[bytes, bytes]:
+    words = json.dumps(facts).encode()
+    return struct.pack(">I", len(words)) + words + struct.pack(">Q", len(payload)), payload
+
+
+def _receive(descriptor: int, deadline: float | None) -> tuple[dict[str, Any], bytes]:
+    (length,) = struct.unpack(">I", _exactly(descriptor, 4, deadline))
+    facts = json.loads(_exactly(descriptor, min(length, 1 << 24), deadline))
+    (size,) = struct.unpack(">Q", _exactly(descriptor, 8, deadline))
+    if size > ANSWER_BYTES_MAX or not isinstance(facts, dict):
+        raise ValueError("not an answer")
+    return facts, _exactly(descriptor, size, deadline)
+
+
+def _exactly(descriptor: int, count: int, deadline: float | None) -> bytes:
+    parts = bytearray()
+    while len(parts) < count:
+        if deadline is not None and not select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            raise TimeoutError
+        part = os.read(descriptor, min(count - len(parts), 1 << 20))
+        if not part:
+            raise EOFError
+        parts += part
+    return bytes(parts)
+
+
+def _confine(address_space_bytes: int) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (address_space_bytes, address_space_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+
+
+def main() -> None:
+    _confine(int(sys.argv[1]))
+    # Answers go to a descriptor of their own: a library that prints must not speak in our name.
+    sink = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    serve(sys.stdin.buffer.raw if hasattr(sys.stdin.buffer, "raw") else sys.stdin.buffer, sink, threads=int(sys.argv[2]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,357 @@
+"""Pixel screening: what is looked at, what is blanked, what is held, and that nothing else changes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from pydicom import dcmread, dcmwrite
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.pixels.utils import pixel_array
+
+from compliance.burned_in import screen_pixels
+from compliance.device_masks import DeviceMask, known_masks, mask_for_device, pixel_risk
+from compliance.text_detection import DetectedText, TextDetector, open_text_detector
+
+NATIVE, IMPLICIT, BIG, HTJ2K, JPEG = (
+    "1.2.840.10008.1.2.1",
+    "1.2.840.10008.1.2",
+    "1.2.840.10008.1.2.2",
+    "1.2.840.10008.1.2.4.201",
+    "1.2.840.10008.1.2.4.50",
+)
+US, CT, DX, SC = (f"1.2.840.10008.5.1.4.1.1.{last}" for last in ("6.1", "2", "1.1.1", "7"))
+IDENTITY = ["KOWALSKA^ANNA", "4821337", "19610203"]
+
+
+class PlantedText:
+    """A detector that finds a text wherever the box it was planted in is not flat: what a blanked box must make it lose."""
+
+    def __init__(self, *planted: tuple[tuple[int, int, int, int], str], stubborn: bool = False) -> None:
+        self.planted, self.stubborn, self.calls = planted, stubborn, 0
+
+    def read(self, picture: NDArray[np.uint8]) -> list[DetectedText]:
+        self.calls += 1
+        found = []
+        for (x0, y0, x1, y1), text in self.planted:
+            if self.stubborn or int(np.ptp(picture[y0:y1, x0:x1].astype(int))) > 60:
+                shift = 16 * self.calls if self.stubborn else 0
+                found.append(DetectedText(x0, y0 + shift, x1, y1 + shift, text, 0.95))
+        return found
+
+
+def make_image(
+    values: NDArray[Any], *, sop_class_uid: str = US, modality: str = "US", syntax: str = NATIVE, payload: bytes | None = None, **attributes: Any
+) -> Dataset:
+    """A dataset around the values: (rows, columns), (frames, rows, columns) or (rows, columns, 3)."""
+    colour = values.ndim == 3 and values.shape[-1] == 3
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.SOPClassUID, dataset.Modality = sop_class_uid, modality
+    frames = values.shape[0] if values.ndim == 3 and not colour else 1
+    dataset.Rows, dataset.Columns = values.shape[-3:-1] if colour else values.shape[-2:]
+    if frames > 1:
+        dataset.NumberOfFrames = frames
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = (3, "RGB") if colour else (1, "MONOCHROME2")
+    if colour:
+        dataset.PlanarConfiguration = 0
+    bits = values.dtype.itemsize * 8
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = bits, bits, bits - 1
+    dataset.PixelRepresentation = int(values.dtype.kind == "i")
+    for keyword, value in attributes.items():
+        setattr(dataset, keyword, value)
+    encapsulated = payload is not None
+    raw = payload if payload is not None else values.tobytes()
+    dataset.add_new("PixelData", "OW" if bits == 16 and not encapsulated else "OB", raw + b"\0" * (len(raw) % 2))
+    dataset["PixelData"].is_undefined_length = encapsulated
+    return dataset
+
+
+def ground(rows: int = 160, columns: int = 240, dtype: str = "u1") -> NDArray[Any]:
+    """An even picture of values from 20 to 60 with a lettering-like pattern at (20..60, 4..16)."""
+    values = np.random.default_rng(3).integers(20, 60, (rows, columns)).astype(dtype)
+    values[4:16, 20:60:4] = 250 if dtype == "u1" else 30000
+    return values
+
+
+AT = (18, 2, 62, 18)
+
+
+def named() -> PlantedText:
+    return PlantedText((AT, "KOWALSKA ANNA"))
+
+
+def text_image(text: str, *, rows: int = 160, columns: int = 360, at: tuple[int, int] = (12, 8), size: int = 16) -> NDArray[np.uint8]:
+    image = Image.new("L", (columns, rows))
+    ImageDraw.Draw(image).text(at, text, fill=230, font=ImageFont.load_default(size))
+    return np.asarray(image).copy()
+
+
+def inside(dataset: Dataset, boxes: Sequence[Any]) -> NDArray[np.bool_]:
+    covered = np.zeros((dataset.Rows, dataset.Columns), bool)
+    for x0, y0, x1, y1 in (box.box for box in boxes):
+        covered[y0:y1, x0:x1] = True
+    return covered
+
+
+@pytest.mark.parametrize("modality, sop_class_uid", [("CT", CT), ("MR", "1.2.840.10008.5.1.4.1.1.4"), ("PT", "1.2.840.10008.5.1.4.1.1.128")])
+def test_axial_original_passes_unseen_and_untouched(modality: str, sop_class_uid: str) -> None:
+    detector = named()
+    dataset = make_image(ground(), sop_class_uid=sop_class_uid, modality=modality, ImageType=["ORIGINAL", "PRIMARY", "AXIAL"])
+    result = screen_pixels(dataset, IDENTITY, detector)
+    assert (result.outcome, result.dataset is dataset, detector.calls) == ("CLEAN", True, 0)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"BurnedInAnnotation": "YES", "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"]},
+        {"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]},
+        {"ImageType": ["DERIVED", "SECONDARY"]},
+        {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]},
+        {"SeriesDescription": "Dose Report"},
+    ],
+)
+def test_ct_that_hints_at_a_screen_save_is_looked_at(attributes: dict[str, Any]) -> None:
+    dataset = make_image(ground(), sop_class_uid=CT, modality="CT", **attributes)
+    assert screen_pixels(dataset, IDENTITY, named()).outcome == "CLEANED"
+
+
+@pytest.mark.parametrize("image_type", [["DERIVED", "SECONDARY", "MPR"], ["DERIVED", "SECONDARY", "AXIAL"]])
+def test_reformatted_ct_passes_unseen(image_type: list[str]) -> None:
+    assert pixel_risk(make_image(ground(), sop_class_uid=CT, modality="CT", ImageType=image_type), []) is None
+
+
+@pytest.mark.parametrize("modality", ["US", "XA", "RF", "CR", "DX", "MG", "OT", "XX"])
+def test_without_ocr_a_class_at_risk_is_held(modality: str) -> None:
+    dataset = make_image(ground(), modality=modality, sop_class_uid=SC)
+    result = screen_pixels(dataset, IDENTITY, None)
+    assert (result.outcome, result.reason, result.dataset is dataset) == ("HOLD", "OCR_UNAVAILABLE", True)
+
+
+@pytest.mark.parametrize("syntax", [NATIVE, IMPLICIT])
+@pytest.mark.parametrize("dtype", ["u1", "<u2", "<i2"])
+def test_native_name_is_blanked_and_every_other_pixel_stays(syntax: str, dtype: str) -> None:
+    values = ground(dtype=dtype)
+    dataset = make_image(values, syntax=syntax)
+    before = dataset.PixelData
+    result = screen_pixels(dataset, IDENTITY, named())
+    covered = inside(dataset, result.boxes)
+    after = np.frombuffer(result.dataset.PixelData, dtype).reshape(values.shape)
+    assert (result.outcome, result.boxes[0].why) == ("CLEANED", "identifying")
+    assert np.array_equal(after[~covered], values[~covered]) and len(np.unique(after[covered])) == 1
+    assert dataset.PixelData == before and "BurnedInAnnotation" not in dataset
+    assert result.dataset.BurnedInAnnotation == "NO" and str(result.dataset.file_meta.TransferSyntaxUID) == syntax
+
+
+def test_big_endian_native_is_blanked_in_place() -> None:
+    values = ground(dtype=">u2")
+    result = screen_pixels(make_image(values, syntax=BIG), IDENTITY, named())
+    after = np.frombuffer(result.dataset.PixelData, ">u2").reshape(values.shape)
+    covered = inside(result.dataset, result.boxes)
+    assert result.outcome == "CLEANED" and np.array_equal(after[~covered], values[~covered])
+
+
+def test_planar_colour_is_blanked_in_every_plane() -> None:
+    values = np.stack([ground(), ground() // 2, ground() // 3])
+    dataset = make_image(values[0], payload=None, SamplesPerPixel=3, PhotometricInterpretation="RGB", PlanarConfiguration=1)
+    dataset.PixelData = values.tobytes()
+    result = screen_pixels(dataset, IDENTITY, named())
+    after = np.frombuffer(result.dataset.PixelData, "u1").reshape(values.shape)
+    covered = inside(dataset, result.boxes)
+    assert result.outcome == "CLEANED" and not after[:, covered].any() and np.array_equal(after[:, ~covered], values[:, ~covered])
+
+
+def test_ybr_422_is_blanked_and_the_rest_stays() -> None:
+    values = np.full((160, 120, 4), 128, np.uint8)
+    values[..., :2] = ground().reshape(160, 120, 2)
+    dataset = make_image(ground(), SamplesPerPixel=3, PhotometricInterpretation="YBR_FULL_422", PlanarConfiguration=0)
+    dataset.PixelData = values.tobytes()
+    result = screen_pixels(dataset, IDENTITY, named())
+    after = np.frombuffer(result.dataset.PixelData, "u1").reshape(values.shape)
+    changed = (after != values).any(axis=2)
+    x0, y0, x1, y1 = result.boxes[0].box
+    assert result.outcome == "CLEANED" and changed[y0:y1, x0 // 2 : x1 // 2].any()
+    changed[y0:y1, x0 // 2 : -(-x1 // 2)] = False
+    assert not changed.any()
+
+
+def test_lossless_compressed_without_text_passes_bit_for_bit() -> None:
+    values = ground()
+    payload = encapsulate([bytes(imagecodecs.htj2k_encode(values, reversible=True))])
+    dataset = make_image(values, syntax=HTJ2K, payload=payload)
+    result = screen_pixels(dataset, IDENTITY, PlantedText())
+    assert (result.outcome, result.dataset is dataset, dataset.PixelData == payload) == ("CLEAN", True, True)
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_lossy_data_is_written_losslessly_and_says_so(colour: bool) -> None:
+    values = np.stack([ground()] * 3, axis=-1) if colour else ground()
+    stream = io.BytesIO()
+    Image.fromarray(values).save(stream, "JPEG", quality=90)
+    photometric = "YBR_FULL_422" if colour else "MONOCHROME2"
+    dataset = make_image(
+        values, syntax=JPEG, payload=encapsulate([stream.getvalue()]), PhotometricInterpretation=photometric, LossyImageCompression="01"
+    )
+    decoded = pixel_array(dataset).copy()
+    result = screen_pixels(dataset, IDENTITY, named())
+    after = pixel_array(result.dataset)
+    covered = inside(dataset, result.boxes)
+    assert (result.outcome, str(result.dataset.file_meta.TransferSyntaxUID)) == ("CLEANED", HTJ2K)
+    assert np.array_equal(after[~covered], decoded[~covered]) and int(np.ptp(after[covered].reshape(-1))) == 0
+    assert result.dataset.LossyImageCompression == "01" and "lossy" in result.dataset.DerivationDescription
+    assert all(edge % 16 == 0 or edge in (dataset.Columns, dataset.Rows) for edge in result.boxes[0].box)
+    buffer = io.BytesIO()
+    dcmwrite(buffer, result.dataset, enforce_file_format=False)
+    assert np.array_equal(pixel_array(dcmread(io.BytesIO(buffer.getvalue()), force=True)), after)
+
+
+def test_every_frame_is_blanked_where_one_carries_the_name() -> None:
+    frames = np.stack([np.random.default_rng(index).integers(20, 60, (160, 240)).astype("u1") for index in range(9)])
+    frames[4, 4:16, 20:60:4] = 250
+    result = screen_pixels(make_image(frames, NumberOfFrames=9), IDENTITY, named())
+    after = np.frombuffer(result.dataset.PixelData, "u1").reshape(frames.shape)
+    covered = inside(result.dataset, result.boxes)
+    assert result.outcome == "CLEANED" and len(np.unique(after[:, covered])) == 1 and np.array_equal(after[:, ~covered], frames[:, ~covered])
+
+
+def test_frame_with_new_edges_between_the_samples_is_read() -> None:
+    # A name on the moving part of one frame: neither a sample nor a projection shows it.
+    frames = np.random.default_rng(1).integers(0, 255, (12, 160, 1)).astype("u1").repeat(240, axis=2)
+    frames[7, 100:116, 100:140:2] = 255 - frames[7, 100:116, 100:140:2]
+    seen = PlantedText()
+    result = screen_pixels(make_image(frames, NumberOfFrames=12), IDENTITY, seen)
+    assert result.outcome == "CLEAN" and result.pictures_read > 2 * (3 + 2)
+
+
+def test_unknown_word_is_blanked_at_the_edge_and_held_on_anatomy() -> None:
+    values = ground()
+    values[80:92, 100:140:4] = 250
+    at_edge = screen_pixels(make_image(values), IDENTITY, PlantedText((AT, "Zoltan")))
+    on_anatomy = screen_pixels(make_image(values), IDENTITY, PlantedText(((98, 78, 142, 94), "Zoltan")))
+    assert (at_edge.outcome, at_edge.boxes[0].why) == ("CLEANED", "unknown text")
+    assert (on_anatomy.outcome, on_anatomy.reason, on_anatomy.boxes[0].why) == ("HOLD", "TEXT_ON_ANATOMY", "text on anatomy")
+
+
+def test_clinical_marks_stay() -> None:
+    dataset = make_image(ground())
+    result = screen_pixels(dataset, IDENTITY, PlantedText((AT, "R LAT 120 kV")))
+    assert result.outcome == "CLEAN" and result.dataset is dataset
+
+
+def test_text_that_does_not_go_away_is_held() -> None:
+    result = screen_pixels(make_image(ground(rows=400)), IDENTITY, PlantedText((AT, "KOWALSKA"), stubborn=True))
+    assert (result.outcome, result.reason) == ("HOLD", "TEXT_REMAINS")
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        ({"Rows": 65535, "Columns": 65535, "NumberOfFrames": 9000}, "PIXEL_TOO_LARGE"),
+        ({"Rows": 0}, "PIXEL_DIMENSIONS_INVALID"),
+        ({"BitsAllocated": 12}, "PIXEL_DIMENSIONS_INVALID"),
+        ({"Rows": 161}, "PIXEL_LENGTH_MISMATCH"),
+        ({"NumberOfFrames": 2}, "PIXEL_LENGTH_MISMATCH"),
+        ({"NumberOfFrames": -1}, "PIXEL_DIMENSIONS_INVALID"),
+    ],
+)
+def test_sizes_that_do_not_add_up_are_held_before_any_decoding(change: dict[str, Any], reason: str) -> None:
+    detector = named()
+    result = screen_pixels(make_image(ground(), **change), IDENTITY, detector)
+    assert (result.outcome, result.reason, detector.calls) == ("HOLD", reason, 0)
+
+
+@pytest.mark.parametrize(
+    "codestream, reason",
+    [
+        (b"\xff\x4f\xff\x51\x00\x2f\x40\x00" + b"\x00\x00\xff\xff" * 2 + bytes(60), "PIXEL_DIMENSIONS_INVALID"),
+        (b"\xff\xd8\xff\xc0\x00\x11\x08\xff\xff\xff\xff\x01" + bytes(60), "PIXEL_DIMENSIONS_INVALID"),
+        (b"\xff\xd8\xff\xc0\x00\x11\x08\x00\xa0\x00\xf0\x01" + bytes(60), "PIXEL_UNDECODABLE"),
+        (b"no codestream at all", "PIXEL_UNDECODABLE"),
+    ],
+)
+def test_codestream_that_lies_or_breaks_is_held(codestream: bytes, reason: str) -> None:
+    dataset = make_image(ground(), syntax=JPEG, payload=encapsulate([codestream + b"\0" * (len(codestream) % 2)]))
+    result = screen_pixels(dataset, IDENTITY, named())
+    assert (result.outcome, result.reason) == ("HOLD", reason)
+
+
+def test_device_mask_is_blanked_first_and_not_read() -> None:
+    dataset = make_image(ground(), Manufacturer="Example", ManufacturerModelName="X1")
+    mask = mask_for_device(dataset, [(0, 0, 240, 20)], name="always for this device")
+    assert DeviceMask.from_json(mask.to_json()) == mask
+    result = screen_pixels(dataset, IDENTITY, named(), masks=[mask])
+    assert (result.outcome, result.masks, [box.why for box in result.boxes]) == ("CLEANED", ("always for this device",), ["mask"])
+    assert not mask.matches(make_image(ground(rows=200), Manufacturer="Example", ManufacturerModelName="X1"))
+
+
+def test_known_masks_fire_on_their_device_and_size_only() -> None:
+    matching = [mask for mask in known_masks() if mask.matches(make_image(ground(600, 800), ManufacturerModelName="iU22", Manufacturer="Philips"))]
+    assert any((0, 0, 800, 59) in mask.boxes for mask in matching)
+    plain = make_image(ground(), sop_class_uid=CT, modality="CT", Manufacturer="SIEMENS", ImageType=["ORIGINAL", "PRIMARY", "AXIAL"])
+    assert not [mask for mask in known_masks() if mask.matches(plain)]
+    assert all(x0 < x1 and y0 < y1 for mask in known_masks() for x0, y0, x1, y1 in mask.boxes)
+
+
+def overlay_on(dataset: Dataset) -> Dataset:
+    plane = np.zeros((160, 240), np.uint8)
+    plane[4:16, 20:60:4] = 1
+    dataset.add_new(0x60000010, "US", 160)
+    dataset.add_new(0x60000011, "US", 240)
+    dataset.add_new(0x60000102, "US", 0)
+    dataset.add_new(0x60003000, "OB", np.packbits(plane.reshape(-1), bitorder="little").tobytes())
+    return dataset
+
+
+@pytest.mark.parametrize("detector, gone", [(None, True), (named(), True), (PlantedText((AT, "12 cm")), False)])
+def test_overlay_is_removed_unless_its_text_is_clinical(detector: TextDetector | None, gone: bool) -> None:
+    dataset = overlay_on(make_image(ground(), sop_class_uid=CT, modality="CT", ImageType=["ORIGINAL", "PRIMARY", "AXIAL"]))
+    result = screen_pixels(dataset, IDENTITY, detector)
+    assert ((0x6000, 0x3000) not in result.dataset, result.overlays_removed) == (gone, int(gone))
+    assert result.dataset.PixelData == dataset.PixelData and (0x6000, 0x3000) in dataset
+
+
+def test_overlay_in_unused_bits_is_cleared() -> None:
+    values = (ground() % 200).astype("<u2")
+    drawn = values.copy()
+    drawn[40:60, 40:60] |= 0x8000
+    dataset = make_image(drawn, sop_class_uid=CT, modality="CT", ImageType=["ORIGINAL", "PRIMARY", "AXIAL"], BitsStored=12, HighBit=11)
+    dataset.add_new(0x60000100, "US", 16)
+    dataset.add_new(0x60000102, "US", 15)
+    result = screen_pixels(dataset, IDENTITY, None)
+    assert np.array_equal(np.frombuffer(result.dataset.PixelData, "<u2").reshape(values.shape), values)
+    assert result.overlays_removed == 1 and (0x6000, 0x0102) not in result.dataset
+
+
+def real_detector() -> TextDetector:
+    detector = open_text_detector()
+    if detector is None:
+        pytest.skip("the extra ocr is not installed")
+    return detector
+
+
+def test_ocr_finds_the_name_and_leaves_the_marks() -> None:
+    values = text_image("KOWALSKA^ANNA 03.02.1961")
+    values = np.maximum(values, text_image("R LAT", at=(290, 120)))
+    result = screen_pixels(make_image(values), IDENTITY, real_detector())
+    after = np.frombuffer(result.dataset.PixelData, "u1").reshape(values.shape)
+    assert result.outcome == "CLEANED" and not after[:40].any() and np.array_equal(after[110:], values[110:])
+
+
+@pytest.mark.slow
+def test_ocr_finds_small_dim_and_rotated_names() -> None:
+    detector = real_detector()
+    small = text_image("KOWALSKA ANNA", size=9)
+    rotated = np.ascontiguousarray(np.rot90(text_image("KOWALSKA ANNA 4821337")))
+    dim = (text_image("KOWALSKA ANNA").astype(int) * 30 // 255).astype("u1")
+    for values in (small, rotated, dim):
+        result = screen_pixels(make_image(values), IDENTITY, detector)
+        assert result.outcome == "CLEANED" and not np.frombuffer(result.dataset.PixelData, "u1").any()
