@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - tables
 """Many byte strings looked for at once in raw bytes: every spelling an identifying value can take on disk.
 
 A table over the first two bytes rules out almost every position at the speed of memory; what is left is compared. A position counts in

@@ -36,7 +36,7 @@ def shift_da(text: str, days: int) -> str | None:
 
 
 def shift_dt(text: str, days: int) -> str | None:
-    """A DT value moved by `days`, its time of day and zone kept; a value without a day becomes its year, moved by whole days from July 1."""
+    """A DT value moved by `days`, its time of day and zone kept; without a day, a year or month moves with its middle."""
     match = _DT.fullmatch(text.strip("\0 "))
     if match is None:
         return None

@@ -6,7 +6,7 @@ Steps
   2. every element is rewritten (`element_rules`), the stamps of PS3.15 E.1.1 written;
   3. pixel data are transcoded losslessly and compared (`transcode`);
   4. other code reads the result back and looks for what should not be there (`residual_scan`).
-Nothing leaves on a failure of any step: RefusedContent, and the caller quarantines. The same input under the same names gives the same bytes.
+Nothing leaves on a failure of any step: RefusedContent, and the caller quarantines. Equal input under equal names gives equal bytes.
 """
 
 from __future__ import annotations
@@ -102,14 +102,9 @@ def deidentify(
         screened = True
     # 2.
     rewriter = Rewriter(under)
-    context = Context(
-        encoding,
-        facts.charset,
-        source.sop_class_uid,
-        facts.number(0x00280103) == 1,
-        facts.number(0x00280100) != 8,
-        screened and _graphics_stay(under),
-    )
+    is_signed, is_wide = facts.number(0x00280103) == 1, facts.number(0x00280100) != 8
+    graphics_screened = screened and under.profile.has(Option.CLEAN_GRAPHICS)
+    context = Context(encoding, facts.charset, source.sop_class_uid, is_signed, is_wide, graphics_screened)
     written, model = rewriter.dataset(payload, found, context)
     # 3.
     laid = None
@@ -159,9 +154,17 @@ class _Facts:
             bits = 32 if tag == 0x7FE00008 else 64
         stored = self.number(0x00280101, bits)
         return PixelDescription(
-            self.number(0x00280010), self.number(0x00280011), self.number(0x00280002, 1), bits, min(stored, bits) or bits,
-            self.number(0x00280102, stored - 1), self.number(0x00280103) == 1, self.number(0x00280006), self.text(0x00280004) or "", int(frames),
-        )  # fmt: skip
+            rows=self.number(0x00280010),
+            columns=self.number(0x00280011),
+            samples=self.number(0x00280002, 1),
+            bits_allocated=bits,
+            bits_stored=min(stored, bits) or bits,
+            high_bit=self.number(0x00280102, stored - 1),
+            is_signed=self.number(0x00280103) == 1,
+            planar=self.number(0x00280006),
+            photometric=self.text(0x00280004) or "",
+            frames=int(frames),
+        )
 
 
 def _check_instance(source: IdentifiedDataset, under: Pseudonymity, facts: _Facts) -> None:
@@ -204,10 +207,6 @@ def _search_words(under: Pseudonymity) -> Sequence[str]:
     if words is None:
         words = under.memo["words"] = under.identity.search_words()
     return words
-
-
-def _graphics_stay(under: Pseudonymity) -> bool:
-    return under.profile.has(Option.CLEAN_GRAPHICS)
 
 
 def _laid(payload: bytes, pixels: Element, syntax: str, facts: _Facts, compress: bool) -> WrittenPixels:
@@ -303,8 +302,19 @@ def _attributes(model: Mapping[str, Any]) -> InstanceAttributes:
         return int(value) if isinstance(value, int | float) else None
 
     return InstanceAttributes(
-        modality=text("00080060"), body_part_examined=text("00180015"), series_number=number("00200011"), series_description=text("0008103E"),
-        instance_number=number("00200013"), rows=number("00280010"), columns=number("00280011"), number_of_frames=number("00280008"),
-        study_date=text("00080020"), study_time=text("00080030"), study_description=text("00081030"), study_id=text("00200010"),
-        patient_sex=text("00100040"), patient_age=text("00101010"), manufacturer=text("00080070"),
-    )  # fmt: skip
+        modality=text("00080060"),
+        body_part_examined=text("00180015"),
+        series_number=number("00200011"),
+        series_description=text("0008103E"),
+        instance_number=number("00200013"),
+        rows=number("00280010"),
+        columns=number("00280011"),
+        number_of_frames=number("00280008"),
+        study_date=text("00080020"),
+        study_time=text("00080030"),
+        study_description=text("00081030"),
+        study_id=text("00200010"),
+        patient_sex=text("00100040"),
+        patient_age=text("00101010"),
+        manufacturer=text("00080070"),
+    )

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, NamedTuple
 
-from compliance import character_sets, date_shift, structured_content
+from compliance import structured_content
 from compliance.dataset_bytes import (
     IMPLICIT_LITTLE,
     Element,
@@ -27,12 +27,11 @@ from compliance.dataset_bytes import (
     to_little_endian,
 )
 from compliance.deid_profile import Option
-from compliance.element_values import BULK_VRS, DUMMIES, STRING_VRS, TEXT_VRS, capped_age, has_form, json_values
-from compliance.free_text import TextCleaner
+from compliance.element_values import BULK_VRS, TEXT_VRS, json_values
 from compliance.identified import Pseudonymity
 from compliance.private_elements import safe_creators, safe_groups, safe_vr
 from compliance.profile_table import load_table, resolve, tag_text
-from crypto.canonical import keyed_uid
+from compliance.value_rules import CODING_TAGS, ValueRules
 from crypto.errors import RefusedContent
 
 MEMO_ENTRIES_MAX = 30_000
@@ -40,16 +39,12 @@ MEMO_BYTES_MAX = 4096
 
 _PATIENT_NAME, _PATIENT_ID, _ACCESSION = 0x00100010, 0x00100020, 0x00080050
 _CHARSET = 0x00080005
-#: Dates of a code's definition, not of a patient (PS3.3 Table 8.8-1).
-_CODING_TAGS = frozenset({0x00080106, 0x00080107, 0x00080103})
-#: UIDs of classes and codings rather than of instances (PS3.6 A): kept where registered, else mapped like any other.
-_REGISTERED = ("1.2.840.10008.", "2.16.840.1.113883.6.")
 #: Elements the rewriter never writes: icons (PS3.3 C.7.6.1.1.6), signatures and encrypted originals that no longer hold, padding,
 #: private characteristics, and the stamps that `deidentify` writes anew.
 _NEVER = frozenset(
-    {0x00880200, 0x04000500, 0x04000510, 0x04000520, 0x00080300, 0x00080301, 0x4FFE0001, 0xFFFAFFFA, 0xFFFCFFFC, 0x00120062, 0x00120063, 0x00120064,
-     0x00280303, 0x00020010, 0x00041130}
-)  # fmt: skip
+    {0x00880200, 0x04000500, 0x04000510, 0x04000520, 0x00080300, 0x00080301, 0x4FFE0001, 0xFFFAFFFA, 0xFFFCFFFC, 0x00041130}
+    | {0x00120062, 0x00120063, 0x00120064, 0x00280303}
+)
 #: Elements `deidentify` writes itself at the top level.
 _WRITTEN_ELSEWHERE = frozenset(
     {_CHARSET, _PATIENT_NAME, _PATIENT_ID, _ACCESSION, 0x7FE00001, 0x7FE00002, 0x7FE00008, 0x7FE00009, 0x7FE00010}
@@ -85,15 +80,7 @@ class Rewriter:
     def __init__(self, under: Pseudonymity) -> None:
         self._under = under
         self._profile = under.profile
-        has = under.profile.has
-        self._text: TextCleaner = under.memo.get("text") or TextCleaner(
-            under.identity,
-            keep_institutions=has(Option.RETAIN_INSTITUTION),
-            keep_devices=has(Option.RETAIN_DEVICE),
-            keep_dates=has(Option.RETAIN_FULL_DATES),
-        )
-        under.memo["text"] = self._text
-        self._uids: dict[str, str] = under.memo.setdefault("uids", {})
+        self._values = ValueRules(under)
         self._table = load_table()
         self.counts: Counter[str] = Counter()
 
@@ -166,7 +153,7 @@ class Rewriter:
             return self._sequence(buf, element, action, context._replace(encoding=encoding), depth)
         if not context.encoding.little:
             value = to_little_endian(vr, value)
-        result = self._value(tag, vr, value, action, context)
+        result = self._values.value(tag, vr, value, action, context.charset)
         if result is None:
             return Written(tag, b"", None, "X", None)
         vr, value, action = result
@@ -214,7 +201,7 @@ class Rewriter:
             return "X"
         if vr == "PN":
             return "Z"
-        if vr in ("DA", "DT", "TM") and tag not in _CODING_TAGS:
+        if vr in ("DA", "DT", "TM") and tag not in CODING_TAGS:
             if self._profile.has(Option.RETAIN_FULL_DATES):
                 return "K"
             return "C" if self._profile.has(Option.RETAIN_MODIFIED_DATES) else "Z"
@@ -233,7 +220,7 @@ class Rewriter:
             else:
                 mode = "dummy" if action == "D" or context.mode == "dummy" else ""
                 if tag == 0x0040A730 and mode == "dummy":
-                    datasets, models = [_dummy_content()], [_DUMMY_CONTENT_MODEL]
+                    datasets, models = [structured_content.removed_content()[0]], [structured_content.removed_content()[1]]
                 else:
                     datasets, models = self._items(buf, element, context, mode, depth)
                 value = encode_items(datasets)
@@ -249,15 +236,13 @@ class Rewriter:
         datasets: list[bytes] = []
         models: list[dict[str, Any]] = []
         inner = context._replace(parent=element.tag, mode=mode)
+        cleans_content = self._profile.has(Option.CLEAN_STRUCTURED_CONTENT)
+        is_content = mode != "dummy" and cleans_content and element.tag in structured_content.CONTENT_SEQUENCES
         for start, end, _ in items(buf, element.value, element.end, context.encoding, depth, undefined=False):
             found = elements(buf, start, end, context.encoding, depth + 1)
             own = _charset_of(buf, found) or context.charset
             one = inner._replace(charset=own)
-            if (
-                mode != "dummy"
-                and element.tag in structured_content.CONTENT_SEQUENCES
-                and self._profile.has(Option.CLEAN_STRUCTURED_CONTENT)
-            ):
+            if is_content:
                 verdict = self._content_item(buf, found, one, depth + 1)
                 if verdict is None:
                     self.counts["X"] += 1
@@ -300,103 +285,14 @@ class Rewriter:
                         return False
         return True
 
-    # -- values
-
-    def _value(self, tag: int, vr: str, value: bytes, action: str, context: Context) -> tuple[str, bytes, str] | None:
-        """(VR, new value, action) or None to remove."""
-        if tag == _PATIENT_NAME or tag == _PATIENT_ID:
-            return vr, self._under.pseudonym.encode(), action
-        if action == "Z" or (not value and action != "D"):
-            return vr, b"", action
-        if action == "D":
-            return vr, self._dummy(tag, vr, value), action
-        if vr == "UI":
-            return self._uid_value(value, action)
-        if vr not in STRING_VRS:
-            if action == "C":
-                return None
-            return vr, value, action
-        text = character_sets.decode(value, character_sets.codecs_of(context.charset))
-        if text is None:
-            # No character set of the declared ones reads it, so nothing can say whose name it holds.
-            return (vr, b"", "Z") if action == "K" or action == "C" else None
-        return self._string_value(tag, vr, text.rstrip("\0 "), action)
-
-    def _string_value(self, tag: int, vr: str, text: str, action: str) -> tuple[str, bytes, str] | None:
-        if vr in ("DA", "DT", "TM") and tag not in _CODING_TAGS:
-            return vr, self._time_value(vr, text, action).encode(), action
-        if vr == "AS":
-            return vr, "\\".join(capped_age(part) or "" for part in text.split("\\")).encode(), action
-        if vr == "PN":
-            return vr, b"", "Z"
-        if vr in TEXT_VRS or vr == "AE":
-            cleaned = self._clean(tag, vr, text, generic=action == "C" or vr in ("LT", "ST", "UT", "UC"))
-            if vr == "AE" and cleaned != text:
-                cleaned = "REMOVED"
-            return vr, cleaned.encode(), action if cleaned == text else "C"
-        if not has_form(vr, text):
-            return None
-        if vr == "CS" and self._clean(tag, "CS", text, generic=False) != text:
-            return vr, b"", "Z"
-        return vr, text.encode(), action
-
-    def _clean(self, tag: int, vr: str, text: str, *, generic: bool) -> str:
-        parts = [text] if vr in ("LT", "ST", "UT") else text.split("\\")
-        cleaned = []
-        for part in parts:
-            result = self._text.clean(part, generic=generic)
-            if result.is_doubtful:
-                raise RefusedContent("DOUBTFUL_TEXT", "what looks like a person's name is none of the study's", tag=tag_text(tag))
-            cleaned.append(result.text)
-        return "\\".join(cleaned)
-
-    def _time_value(self, vr: str, text: str, action: str) -> str:
-        """Each value moved, kept or emptied; what is no date or time never passes."""
-        days = self._under.date_offset_days if action == "C" else 0
-        moved = []
-        for part in text.split("\\"):
-            if vr == "TM":
-                moved.append(part.strip() if date_shift.valid_tm(part) else "")
-            else:
-                shift = date_shift.shift_da if vr == "DA" else date_shift.shift_dt
-                moved.append(shift(part, days) or "")
-        return "\\".join(moved)
-
-    def _uid_value(self, value: bytes, action: str) -> tuple[str, bytes, str] | None:
-        text = value.decode("latin-1").strip("\0 ")
-        if not has_form("UI", text):
-            return None
-        if action == "K":
-            return "UI", text.encode(), "K"
-        mapped = [self.uid(part) for part in text.split("\\")]
-        return "UI", "\\".join(mapped).encode(), "K" if "\\".join(mapped) == text else "U"
-
-    def uid(self, original: str) -> str:
-        """The UID that stands for `original`: itself where the standard registered it, else the keyed one."""
-        stripped = original.strip("\0 ")
-        if not stripped or stripped.startswith(_REGISTERED):
-            return stripped
-        mapped = self._uids.get(stripped)
-        if mapped is None:
-            mapped = self._uids[stripped] = keyed_uid(self._under.uid_secret, stripped)
-        return mapped
-
-    def _dummy(self, tag: int, vr: str, value: bytes) -> bytes:
-        if vr == "UI":
-            return self.uid(value.decode("latin-1")).encode() if value else b""
-        return DUMMIES[vr]
-
     # -- private elements
 
     def _private(
         self, buf: bytes, found: list[Element], context: Context, depth: int, written: list[tuple[int, bytes]], model: dict[str, Any]
     ) -> bool:
         """Append the safe ones; True where nothing was appended, so that order still holds."""
-        if (
-            context.mode == "dummy"
-            or not self._profile.has(Option.RETAIN_SAFE_PRIVATE)
-            or not any(e.tag >> 16 in safe_groups() for e in found)
-        ):
+        stays = context.mode != "dummy" and self._profile.has(Option.RETAIN_SAFE_PRIVATE)
+        if not stays or not any(element.tag >> 16 in safe_groups() for element in found):
             self.counts["X"] += len(found)
             return True
         creators: dict[int, str] = {}
@@ -434,7 +330,7 @@ class Rewriter:
         if not context.encoding.little:
             value = to_little_endian(vr, value)
         action = ("U" if not self._profile.has(Option.RETAIN_UIDS) else "K") if vr == "UI" else "K"
-        changed = self._value(element.tag, vr, value, action, context) if vr not in BULK_VRS else (vr, value, "K")
+        changed = self._values.value(element.tag, vr, value, action, context.charset) if vr not in BULK_VRS else (vr, value, "K")
         if changed is None or changed[2] == "Z":
             return None
         return Written(element.tag, encode_element(element.tag, vr, changed[1]), json_values(vr, changed[1], element.tag), "C", None)
@@ -460,36 +356,3 @@ def _string(buf: bytes, found: list[Element], tag: int) -> str | None:
 def _charset_of(buf: bytes, found: list[Element]) -> tuple[str, ...] | None:
     declared = _string(buf, found[:40], _CHARSET)
     return None if declared is None else tuple(part.strip() for part in declared.split("\\"))
-
-
-def _dummy_content() -> bytes:
-    """One text item that says REMOVED, for a Content Sequence that is replaced whole (action D without Clean Structured Content)."""
-    code = b"".join(
-        encode_element(tag, vr, text)
-        for tag, vr, text in ((0x00080100, "SH", b"121106"), (0x00080102, "SH", b"DCM"), (0x00080104, "LO", b"Comment"))
-    )
-    return b"".join(
-        (
-            encode_element(0x0040A010, "CS", b"CONTAINS"),
-            encode_element(0x0040A040, "CS", b"TEXT"),
-            encode_element(0x0040A043, "SQ", encode_items([code])),
-            encode_element(0x0040A160, "UT", b"REMOVED"),
-        )
-    )
-
-
-_DUMMY_CONTENT_MODEL: dict[str, Any] = {
-    "0040A010": {"vr": "CS", "Value": ["CONTAINS"]},
-    "0040A040": {"vr": "CS", "Value": ["TEXT"]},
-    "0040A043": {
-        "vr": "SQ",
-        "Value": [
-            {
-                "00080100": {"vr": "SH", "Value": ["121106"]},
-                "00080102": {"vr": "SH", "Value": ["DCM"]},
-                "00080104": {"vr": "LO", "Value": ["Comment"]},
-            }
-        ],
-    },
-    "0040A160": {"vr": "UT", "Value": ["REMOVED"]},
-}

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - tables
 """Values by VR: dummies of the right form, validity, numbers, and the DICOM JSON model (PS3.18 Annex F)."""
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ PS3.15 E.3.5 (Clean Descriptors) leaves the method open; docs/DEIDENTIFICATION.m
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
 
@@ -159,13 +160,12 @@ class TextCleaner:
         if written.islower() and len(written) > 1 and not written[0].isupper():
             return False
         before, after = folded[:start], folded[end:]
-        previous_word = words[index - 1][0] if index and re.fullmatch(r"[\s,^.'_\-]*", folded[words[index - 1][2] : start]) else None
-        next_word = (
-            words[index + 1][0] if index + 1 < len(words) and re.fullmatch(r"[\s,^'_\-]*", folded[end : words[index + 1][1]]) else None
-        )
-        beside = (previous_word is not None and (sure[index - 1] or (previous_word in self._unsure and previous_word != word))) or (
-            next_word is not None and (sure[index + 1] or (next_word in self._unsure and next_word != word))
-        )
+        gap = r"[\s,^.'_\-]*"
+        left = words[index - 1] if index and re.fullmatch(gap, folded[words[index - 1][2] : start]) else None
+        right = words[index + 1] if index + 1 < len(words) and re.fullmatch(gap, folded[end : words[index + 1][1]]) else None
+        previous_word, next_word = left and left[0], right and right[0]
+        beside = bool(left and (sure[index - 1] or (previous_word in self._unsure and previous_word != word)))
+        beside = beside or bool(right and (sure[index + 1] or (next_word in self._unsure and next_word != word)))
         if beside or re.search(patterns.TITLE.pattern + r"$|" + patterns.LABEL.pattern + r"$", before[-40:]):
             return True
         if len(word) < 3:
@@ -247,7 +247,7 @@ def _looks_like_a_person(text: str, removed: list[Span]) -> bool:
     """A frequent given name beside a capitalised word that is nothing clinical, where nothing was removed."""
     known, given = patterns.clinical_words() | patterns.eponyms(), patterns.given_names()
     words = [(match.group(), match.start(), match.end()) for match in _WORD.finditer(text)]
-    for (one, start, stop), (two, begin, end) in zip(words, words[1:], strict=False):
+    for (one, start, stop), (two, begin, end) in itertools.pairwise(words):
         if any(start < last and first < end for first, last in removed):
             continue
         if not re.fullmatch(r",?\s+", text[stop:begin]) or not (one[0].isupper() and two[0].isupper()) or min(len(one), len(two)) < 3:

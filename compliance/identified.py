@@ -5,7 +5,7 @@ An `IdentifiedDataset` names a patient and stays on the hospital's side. A `Deid
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, field
 from typing import Any
 
@@ -96,4 +96,3 @@ class InstanceAttributes:
     patient_sex: str | None = None
     patient_age: str | None = None
     manufacturer: str | None = None
-    window: Sequence[str] = ()

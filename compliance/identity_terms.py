@@ -30,6 +30,7 @@ from compliance.dataset_bytes import (
 )
 from compliance.date_shift import dates_in_value
 from compliance.profile_table import load_table, tag_of
+from compliance.pydicom_bytes import explicit_bytes
 from crypto.errors import RefusedContent
 
 if TYPE_CHECKING:
@@ -71,16 +72,8 @@ class IdentityTerms:
     @classmethod
     def from_dataset(cls, dataset: Dataset) -> IdentityTerms:
         """The terms of a pydicom dataset."""
-        from io import BytesIO
-
-        from pydicom.filebase import DicomIO
-        from pydicom.filewriter import write_dataset
-
-        buffer = DicomIO(BytesIO())
-        buffer.is_little_endian, buffer.is_implicit_VR = True, False
-        write_dataset(buffer, dataset)
         collector = IdentityCollector()
-        collector.add_payload(buffer.parent.getvalue(), EXPLICIT_VR_LITTLE_ENDIAN)
+        collector.add_payload(explicit_bytes(dataset), EXPLICIT_VR_LITTLE_ENDIAN)
         return collector.terms()
 
     def search_words(self) -> list[str]:

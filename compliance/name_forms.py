@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - tables
 """The forms in which a known name, number, place or day may stand in free text, as words and patterns over folded text."""
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ _PLAIN = {
     ord(one): other
     for one, other in zip("øØłŁđĐðþæÆœı\u2019", ("o", "o", "l", "l", "d", "d", "d", "th", "ae", "ae", "oe", "i", "'"), strict=True)
 }
+_TRANSLITERATED = {ord(one): two for one, two in (("ä", "ae"), ("ö", "oe"), ("ü", "ue"), ("å", "aa"), ("ø", "oe"))}
 TITLES = frozenset(
     "dr prof med mr mrs ms miss md phd jr sr ii iii iv herr frau mme von van der den del della dos das de da di du la le las los al el bin ibn "
     "abu ben bat st san santa ter ten zu zum zur and y e rn rt do".split()
@@ -52,7 +54,7 @@ def _spellings(word: str) -> set[str]:
     """Folded spellings of one name word, the transliterations of umlauts included."""
     folded = fold_term(word)
     found = {folded}
-    transliterated = word.lower().translate(str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "å": "aa", "ø": "oe"}))
+    transliterated = word.lower().translate(_TRANSLITERATED)
     found.add(fold_term(transliterated))
     for pair, one in (("ae", "a"), ("oe", "o"), ("ue", "u")):
         if pair in folded and len(folded) > 4:

@@ -40,17 +40,9 @@ def screening_dataset(payload: bytes, found: list[Element], encoding: Encoding, 
                 continue
         base = BaseTag(tag)
         length = 0xFFFFFFFF if element.undefined else element.end - element.value
-        raw[base] = RawDataElement(
-            base,
-            vr or None,
-            length,
-            payload[element.value : element.end],
-            element.value,
-            not encoding.explicit,
-            encoding.little,
-            True,
-            element.undefined,
-        )
+        value = payload[element.value : element.end]
+        implicit, little = not encoding.explicit, encoding.little
+        raw[base] = RawDataElement(base, vr or None, length, value, element.value, implicit, little, True, element.undefined)
     dataset = Dataset(raw)  # type: ignore[arg-type]
     dataset.set_original_encoding(not encoding.explicit, encoding.little, _pydicom_encodings(charset))
     dataset.file_meta = FileMetaDataset()

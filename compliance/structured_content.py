@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from typing import Any
 
+from compliance.dataset_bytes import encode_element, encode_items
 from compliance.deid_profile import DeidProfile, Option
+from compliance.element_values import json_values
 from compliance.profile_table import standard_data
 
 #: Attributes that hold a content item's value (PS3.3 C.17.3), by value type.
@@ -53,3 +56,16 @@ def value_action(item: str | None, value_type: str, profile: DeidProfile) -> str
     if item == "D":
         return "D"
     return "C"
+
+
+@cache
+def removed_content() -> tuple[bytes, dict[str, Any]]:
+    """One text item that says REMOVED and its JSON object, for a Content Sequence that is replaced whole (action D)."""
+    code = [(0x00080100, "SH", b"121106"), (0x00080102, "SH", b"DCM"), (0x00080104, "LO", b"Comment")]
+    parts = [(0x0040A010, "CS", b"CONTAINS"), (0x0040A040, "CS", b"TEXT"), (0x0040A160, "UT", b"REMOVED")]
+    concept = b"".join(encode_element(tag, vr, value) for tag, vr, value in code)
+    encoded = {tag: encode_element(tag, vr, value) for tag, vr, value in parts}
+    encoded[0x0040A043] = encode_element(0x0040A043, "SQ", encode_items([concept]))
+    model = {f"{tag:08X}": json_values(vr, value, tag) for tag, vr, value in parts}
+    model["0040A043"] = {"vr": "SQ", "Value": [{f"{tag:08X}": json_values(vr, value, tag) for tag, vr, value in code}]}
+    return b"".join(encoded[tag] for tag in sorted(encoded)), dict(sorted(model.items()))
