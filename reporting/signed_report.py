@@ -24,6 +24,8 @@ from reporting.text_rules import MALFORMED
 FORMAT = "readgate-signed-report/1"
 ALGORITHM = "ECDSA_P256_SHA256"
 MESSAGE_PREFIX = b"readgate-signed-report/1\x00"
+#: SubjectPublicKeyInfo of an uncompressed point on P-256 (RFC 5480), up to the coordinates: no other key signs reports.
+_P256_UNCOMPRESSED = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004")
 _PEM_FIRST, _PEM_LAST = "-----BEGIN PUBLIC KEY-----", "-----END PUBLIC KEY-----"
 
 
@@ -114,7 +116,7 @@ def canonical_public_key(pem: object) -> str:
     """The PEM text (RFC 7468, strict form) of a public key given in any line length.
 
     Raises:
-        RefusedContent: no PEM of one public key.
+        RefusedContent: no PEM of one public key on P-256.
     """
     encoded = base64.b64encode(_public_key_der(pem)).decode("ascii")
     lines = [encoded[start : start + 64] for start in range(0, len(encoded), 64)]
@@ -125,7 +127,7 @@ def public_key_fingerprint(pem: bytes | str) -> str:
     """SHA-256 over the DER of the SubjectPublicKeyInfo, 64 lower-case hexadecimal digits.
 
     Raises:
-        RefusedContent: no PEM of one public key.
+        RefusedContent: no PEM of one public key on P-256.
     """
     return hashlib.sha256(_public_key_der(pem)).hexdigest()
 
@@ -137,6 +139,9 @@ def _public_key_der(pem: object) -> bytes:
     if not (text.startswith(_PEM_FIRST) and text.endswith(_PEM_LAST)):
         raise RefusedContent(MALFORMED, "not a public key in PEM")
     try:
-        return base64.b64decode("".join(text.removeprefix(_PEM_FIRST).removesuffix(_PEM_LAST).split()), validate=True)
+        der = base64.b64decode("".join(text.removeprefix(_PEM_FIRST).removesuffix(_PEM_LAST).split()), validate=True)
     except binascii.Error:
         raise RefusedContent(MALFORMED, "not a public key in PEM") from None
+    if len(der) != 91 or not der.startswith(_P256_UNCOMPRESSED):
+        raise RefusedContent(MALFORMED, "not a public key on P-256")
+    return der
