@@ -7,8 +7,8 @@ Invariants
   every waiter fails, and nothing is appended any more.
 
 There is no committer thread. The first of the waiters syncs for all who had written by then, the others sleep; files of different
-associations are synced by their own threads at once, and the file system's journal commits them together. Measured (bench/seal.py, and
-the prototypes before it) this beat one thread syncing all files in rounds, from 4 associations on.
+associations are synced by their own threads at once, and the file system's journal commits them together. On ext4, with frames of
+0.5 MiB, that gave about 3,000 appends a second from 4 to 8 associations, one thread that syncs all files in rounds 1,500 to 2,700.
 """
 
 from __future__ import annotations
