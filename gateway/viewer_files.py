@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, RedirectResponse, Response
@@ -81,6 +82,14 @@ def find_viewer(environ: Mapping[str, str]) -> Path | None:
         return None
     installed = Path(str(resources.files("readgate_viewer"))) / "dist"
     return installed if (installed / "index.html").is_file() else None
+
+
+def viewer_href(study_instance_uids: Sequence[str], initial_series_instance_uid: str = "") -> str:
+    """The address that opens these studies; without an initial series OHIF shows the first, which for CT is often a localizer."""
+    query = {"StudyInstanceUIDs": ",".join(study_instance_uids)}
+    if initial_series_instance_uid:
+        query["initialSeriesInstanceUID"] = initial_series_instance_uid
+    return f"/ohif/viewer?{urlencode(query, safe=',')}"
 
 
 def list_viewer_files(folder: Path) -> dict[str, ViewerFile]:

@@ -109,15 +109,15 @@ def report_text() -> c.ReportText:
 
 
 def critical() -> c.CriticalResult:
-    return c.CriticalResult(True, "Acute subdural haematoma", "Emergency physician on duty", "2026-11-22T10:15", True)
+    return c.CriticalResult(True, "Acute subdural haematoma.", "Emergency physician on duty", NOW)
 
 
 def read(*, is_signed: bool = False, has_images: bool = True) -> c.ReadPage:
     signed = (
         c.SignedReport(
-            "addendum", "M. Weber", NOW, DIGEST, c.ReportText(findings="The shift is 5 mm on the coronal plane."), delivery="Waiting"
+            "ADDENDUM", "M. Weber", NOW, DIGEST, c.ReportText(findings="The shift is 5 mm on the coronal plane."), delivery="Waiting"
         ),
-        c.SignedReport("final", "M. Weber", NOW - timedelta(hours=2), DIGEST, report_text(), critical(), False, "Delivered", "good"),
+        c.SignedReport("FINAL", "M. Weber", NOW - timedelta(hours=2), DIGEST, report_text(), critical(), False, "Delivered", "good"),
     )
     return c.ReadPage(
         shell=shell("Reading", "reader"),
@@ -128,8 +128,8 @@ def read(*, is_signed: bool = False, has_images: bool = True) -> c.ReadPage:
         text=report_text(),
         critical=critical(),
         draft_version=7,
-        kind="final",
-        kinds=(c.Choice("preliminary", "Preliminary"), c.Choice("final", "Final")),
+        kind="FINAL",
+        kinds=(c.Choice("PRELIMINARY", "Preliminary"), c.Choice("FINAL", "Final")),
         obligations=("You may sign a preliminary report only: a reader in the United States signs the final one.",),
         can_write=not is_signed,
         can_release=not is_signed,
@@ -146,7 +146,7 @@ def sign_preview() -> c.SignPreview:
     return c.SignPreview(
         procedure_step_uid="2.25.302",
         csrf_token="token-for-the-sample",
-        kind="final",
+        kind="FINAL",
         text=report_text(),
         critical=critical(),
         draft_version=7,

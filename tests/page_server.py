@@ -17,16 +17,16 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
-from fastapi.staticfiles import StaticFiles
 
 from crypto.errors import NotFound
 from gateway.viewer_files import viewer_router
 from gateway.web import contexts as c
-from gateway.web.rendering import STATIC_FOLDER, render
+from gateway.web.rendering import StaticPages, render
 from tests import page_catalogue, page_samples
 
 CHROMIUM_ARGUMENTS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
-AXE = Path(__file__).resolve().parents[1] / "viewer" / "node_modules" / "axe-core" / "axe.min.js"
+VIEWER = Path(__file__).resolve().parents[1] / "viewer" / "dist"
+AXE = VIEWER.parent / "node_modules" / "axe-core" / "axe.min.js"
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Script:
 
 def page_application(script: Script, viewer_folder: Path | None = None) -> FastAPI:
     app = FastAPI()
-    app.mount("/static", StaticFiles(directory=STATIC_FOLDER))
+    app.mount("/static", StaticPages())
     app.include_router(viewer_router(viewer_folder))
 
     @app.exception_handler(NotFound)

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 import jinja2
 import pytest
+from fastapi.testclient import TestClient
 
 from gateway.web.rendering import STATIC_FOLDER, due_tone, render, short_digest, static_href, time_left
 from tests.page_catalogue import pages, parts
 from tests.page_samples import MARKUP, NOW, error
+from tests.page_server import Script, page_application
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -75,6 +77,15 @@ def test_pages_are_kept_by_no_cache_and_framed_by_nobody() -> None:
 
 def test_static_address_changes_with_the_content() -> None:
     assert re.fullmatch(r"/static/readgate\.css\?v=[0-9a-f]{12}", static_href("readgate.css"))
+
+
+def test_only_an_address_with_the_right_digest_is_kept_for_good() -> None:
+    client = TestClient(page_application(Script()))
+    assert "immutable" in client.get(static_href("readgate.js")).headers["cache-control"]
+    assert client.get("/static/readgate.js").headers["cache-control"] == "no-cache"
+    assert client.get("/static/readgate.js?v=000000000000").headers["cache-control"] == "no-cache"
+    assert client.get("/static/../rendering.py").status_code == 404
+    assert client.get("/static/%2e%2e/rendering.py").status_code == 404
 
 
 def test_notices_name_every_third_party_file() -> None:

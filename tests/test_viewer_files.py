@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from crypto.errors import BadInput
-from gateway.viewer_files import VIEWER_CONTENT_SECURITY_POLICY, find_viewer, list_viewer_files
+from gateway.viewer_files import VIEWER_CONTENT_SECURITY_POLICY, find_viewer, list_viewer_files, viewer_href
 from tests.page_server import Script, page_application
 
 HASHED = "app.bundle.0f6159c501addfe9.js"
@@ -121,6 +121,11 @@ def test_a_folder_that_is_no_viewer_is_refused_and_not_replaced(tmp_path: Path, 
     with pytest.raises(BadInput):
         find_viewer({"READGATE_VIEWER_DIR": str(tmp_path / "none")})
     assert find_viewer({"READGATE_VIEWER_DIR": str(viewer)}) == viewer
+
+
+def test_address_of_a_study_names_its_series_and_escapes_what_it_is_given() -> None:
+    assert viewer_href(["1.2", "1.3"], "1.2.9") == "/ohif/viewer?StudyInstanceUIDs=1.2,1.3&initialSeriesInstanceUID=1.2.9"
+    assert viewer_href(["1&token=x"]) == "/ohif/viewer?StudyInstanceUIDs=1%26token%3Dx"
 
 
 def test_links_that_leave_the_folder_are_not_listed(viewer: Path) -> None:

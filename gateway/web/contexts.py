@@ -49,7 +49,11 @@ class Notice:
 
 @dataclass(frozen=True)
 class Shell:
-    """What surrounds every page of a person who is logged in."""
+    """What surrounds every page of a person who is logged in.
+
+    GET /events is a stream (text/event-stream) of `worklist` (its data is ignored: the list is asked for again) and `announcement`
+    (one sentence for screen readers; its data is markup, so it is sent escaped). Neither ever names a study.
+    """
 
     title: str
     principal_name: str
@@ -79,7 +83,7 @@ class Paging:
 
 @dataclass(frozen=True)
 class LoginPage:
-    """login.html.j2. POST /login: csrf_token, user_name, password, code, declared_country, next."""
+    """login.html.j2. POST /login: csrf_token, user_name, password, code, declared_country, next (trusted only if a path of ours)."""
 
     csrf_token: str
     countries: tuple[Choice, ...]
@@ -203,17 +207,16 @@ class ReportText:
 @dataclass(frozen=True)
 class CriticalResult:
     is_critical: bool = False
-    finding: str = ""
-    recipient: str = ""  # a role or a person at the hospital, never the patient
-    communicated_at: str = ""  # "2026-11-22T10:15" as typed, in the reader's zone
-    is_read_back: bool = False
+    statement: str = ""
+    communicated_to: str = ""  # a role or a person at the hospital, never the patient
+    communicated_at: datetime | None = None
 
 
 @dataclass(frozen=True)
 class SignedReport:
     """A signed document of this study, the newest first; its predecessors stay and are shown."""
 
-    kind: Literal["preliminary", "final", "addendum", "correction"]
+    kind: str  # "FINAL"; shown as a word
     reader_name: str
     signed_at: datetime
     digest: str
@@ -239,8 +242,9 @@ class Prior:
 class ReadPage:
     """read.html.j2; GET /read/{procedure_step_uid}.
 
-    POST .../draft (JSON {version, kind, sections{technique,comparison,findings,impression}, critical{...}}) -> {version, saved_at};
-    409 if another window saved a newer draft. POST .../heartbeat (JSON {}) -> {lease_expires_at, session_expires_at, decision_digest}.
+    POST .../draft (JSON {version, kind, sections{technique,comparison,findings,impression}, critical{is_critical, statement,
+    communicated_to, communicated_at: instant in UTC or ""}}) -> {version, saved_at}; 409 if another window saved a newer draft.
+    POST .../heartbeat (JSON {}) -> {lease_expires_at, session_expires_at, decision_digest}.
     GET .../sign -> sign_preview.html.j2. POST .../sign (form: csrf_token, draft_version, report_digest, passphrase) -> header HX-Redirect,
     or 422 with refusal.html.j2. POST .../release (form: csrf_token, reason). POST .../addendum (form: csrf_token, kind) opens a new draft.
     A refusal in JSON is {reason_code, detail}: 401 login ended, 403 decision withdrawn, 409 claim lost or draft conflict.

@@ -93,6 +93,7 @@
   document.addEventListener('htmx:beforeSwap', () => { focusRow = document.activeElement?.closest('tr[data-row]')?.id ?? focusRow; });
   document.addEventListener('htmx:afterSettle', () => {
     showTimes();
+    if (find('#sign-refusal')?.textContent) find('#passphrase')?.select();
     const row = focusRow && document.getElementById(focusRow);
     if (row && (document.activeElement === document.body || !document.activeElement)) (find('[data-act]', row) ?? find('#main')).focus();
     focusRow = null;
@@ -128,8 +129,9 @@
       version, kind: value('kind'),
       sections: Object.fromEntries(findAll('[data-section]', form).map((element) => [element.name, element.value])),
       critical: {
-        is_critical: form.elements.is_critical.checked, finding: value('critical_finding'), recipient: value('critical_recipient'),
-        communicated_at: value('critical_at'), is_read_back: form.elements.critical_read_back.checked,
+        is_critical: form.elements.is_critical.checked, statement: value('critical_statement'), communicated_to: value('critical_to'),
+        // The box speaks the reader's own zone, the record speaks UTC.
+        communicated_at: value('critical_at') ? new Date(value('critical_at')).toISOString() : '',
       },
     });
     async function save() {
@@ -166,6 +168,11 @@
       timer = setTimeout(flush, 800);
     });
     form.addEventListener('submit', (event) => event.preventDefault());
+    const told = find('[data-instant]', form);
+    if (told?.dataset.instant) {
+      const at = new Date(told.dataset.instant);
+      told.value = new Date(at.getTime() - at.getTimezoneOffset() * 60000).toISOString().slice(0, 16);
+    }
     // The caret waits at the end of what is written; a box entered by key would otherwise be written to from its start.
     findAll('[data-section]', form).forEach((element) => element.setSelectionRange(element.value.length, element.value.length));
     window.addEventListener('beforeunload', (event) => { if (isDirty || running) { flush(); event.preventDefault(); } });
