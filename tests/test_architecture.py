@@ -53,7 +53,7 @@ def test_only_jobs_imports_the_job_engine() -> None:
     assert {str(source) for source in SOURCES if "dbos" in imports(source)} <= {"gateway/jobs.py"}
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=str)
+@pytest.mark.parametrize("source", [source for source in SOURCES if "migrations/versions" not in str(source)], ids=str)
 def test_file_is_short_enough_to_read(source: Path) -> None:
     assert len((ROOT / source).read_text(encoding="utf-8").splitlines()) <= LINES_MAX
 

@@ -18,7 +18,6 @@ from gateway.samples import INSTITUTIONS, Person, make_chest_cr, make_head_ct, m
 from gateway.samples.people import ELENI_PAPADIMOU, HARUKA_MIZUSHIMA, JOZEF_WISNIOWSKI, KAETHE_GRUENWALD, LEMUEL_HARGROVE
 from tests.builders import (
     TRANSFER_SYNTAXES,
-    canary_study,
     make_ct_study,
     make_mr_study,
     make_secondary_capture,
@@ -26,6 +25,7 @@ from tests.builders import (
     part10_of,
     payload_of,
 )
+from tests.canary import canary_study
 from tests.peers import require_peer
 
 PEOPLE = (ELENI_PAPADIMOU, HARUKA_MIZUSHIMA, JOZEF_WISNIOWSKI, KAETHE_GRUENWALD, LEMUEL_HARGROVE)

@@ -236,7 +236,7 @@ def _processed(path: Array, rng: np.random.Generator) -> Array:
     exposure *= 1 + rng.standard_normal(path.shape, np.float32) * 0.013 / np.sqrt(np.clip(exposure / 0.03, 0.05, None))
     density = -np.log(np.clip(exposure, 1e-4, None))
     density = density - 0.45 * _blurred(density, 28.0) + 0.9 * (density - _blurred(density, 1.6))
-    low, high = np.percentile(density[:: 8, :: 8], (2.5, 99.6))
+    low, high = np.percentile(density[::8, ::8], (2.5, 99.6))
     level = np.clip((density - low) / (high - low), 0, 1.2)
     return np.asarray(1 / (1 + np.exp(-5.2 * (level - 0.52))), np.float32)
 
