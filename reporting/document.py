@@ -240,7 +240,7 @@ def page_data(source: ReportSource, now: datetime) -> dict[str, Any]:
         notice = ""
     if content.kind is ReportKind.PRELIMINARY:
         notice = word["preliminary_notice"]
-    status = word[content.kind.value]
+    status, replaced = word[content.kind.value], "" if content.kind is ReportKind.ADDENDUM else f" ({word['superseded']})"
     issuer = f" ({patient.issuer_of_patient_id})" if patient.issuer_of_patient_id else ""
     moment = now.astimezone(UTC)
     return {
@@ -259,7 +259,7 @@ def page_data(source: ReportSource, now: datetime) -> dict[str, Any]:
         "heading": word["title"],
         "status": status,
         "notice": notice,
-        "watermark": status.split()[0] if content.kind is ReportKind.PRELIMINARY else "",
+        "watermark": word["watermark"] if content.kind is ReportKind.PRELIMINARY else "",
         "running": f"{name} · {patient.patient_id}{issuer} · {examination}",
         "footer": f"{word['report_id']} {content.report_uid}",
         "page": word["page"],
@@ -279,7 +279,7 @@ def page_data(source: ReportSource, now: datetime) -> dict[str, Any]:
         ),
         "report": _printed(source.signed, word),
         "earlier": [
-            {**_printed(earlier, word), "heading": f"{word['earlier_title']}: {word[earlier.content.kind.value]}"}
+            {**_printed(earlier, word), "heading": f"{word['earlier_title']}: {word[earlier.content.kind.value]}{replaced}"}
             for earlier in source.predecessors
         ],
     }

@@ -48,7 +48,7 @@ _ENGLISH = {
     "sex_M": "male",
     "sex_F": "female",
     "sex_O": "other",
-    "composed": "Document of",
+    "watermark": "Preliminary",
 }
 
 _GERMAN = {
@@ -97,7 +97,7 @@ _GERMAN = {
     "sex_M": "männlich",
     "sex_F": "weiblich",
     "sex_O": "divers",
-    "composed": "Dokument vom",
+    "watermark": "Vorläufig",
 }
 
 _FRENCH = {
@@ -146,7 +146,7 @@ _FRENCH = {
     "sex_M": "masculin",
     "sex_F": "féminin",
     "sex_O": "autre",
-    "composed": "Document du",
+    "watermark": "Provisoire",
 }
 
 _SPANISH = {
@@ -195,7 +195,7 @@ _SPANISH = {
     "sex_M": "masculino",
     "sex_F": "femenino",
     "sex_O": "otro",
-    "composed": "Documento del",
+    "watermark": "Preliminar",
 }
 
 WORDS: dict[str, dict[str, str]] = {"en": _ENGLISH, "de": _GERMAN, "fr": _FRENCH, "es": _SPANISH}

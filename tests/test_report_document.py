@@ -145,6 +145,14 @@ def test_addendum_shows_and_carries_what_it_adds_to() -> None:
     assert attachments_of(document)["predecessor-1.json"] == source.predecessors[0].envelope()
 
 
+def test_correction_and_final_report_mark_what_they_replace() -> None:
+    first = sign(make_content(kind=ReportKind.PRELIMINARY))
+    for kind in (ReportKind.FINAL, ReportKind.CORRECTION):
+        later = make_content(kind=kind, predecessor_digest=first.content.digest(), findings="Corrected.")
+        text = _read(compose_document(make_source(sign(later), predecessors=[first]), now=NOW))
+        assert "EARLIERREPORT:PRELIMINARYREPORT(REPLACED)" in text
+
+
 @pytest.mark.parametrize("language", ["de", "fr", "es", "nl"])
 def test_headings_follow_the_language_of_the_report(language: str) -> None:
     text = _read(compose_document(make_source(sign(make_content(language=language))), now=NOW))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 from typing import Any
 
 import hl7
@@ -121,9 +122,16 @@ def test_acknowledgement_answers_the_message(code: str) -> None:
     assert parse_ack(str(hl7.parse(sent.decode()).create_ack(code)).encode()) == Ack(code, control_id_of(make_content()))
 
 
-@pytest.mark.parametrize(
-    "answer", [b"", b"MSH|^~\\&|A\rMSA|XX|1\r", b"MSH|^~\\&|A\rMSA|AA\r", b"MSH|^~\\&|A\r", b"HTTP/1.1 400 Bad Request\r\n"]
-)
+NO_ACKNOWLEDGEMENTS = [
+    b"",
+    b"MSH|^~\\&|A\rMSA|XX|1\r",
+    b"MSH|^~\\&|A\rMSA|AA\r",
+    b"MSH|^~\\&|A\r",
+    b"HTTP/1.1 400 Bad Request\r\n",
+]
+
+
+@pytest.mark.parametrize("answer", NO_ACKNOWLEDGEMENTS)
 def test_what_is_no_acknowledgement_is_refused(answer: bytes) -> None:
     with pytest.raises(RefusedContent):
         parse_ack(answer)
@@ -153,26 +161,18 @@ def _row(name: str, **fields: str) -> str:
     return "|".join([name, *(numbered.get(number, "") for number in range(1, max(numbered) + 1))])
 
 
-def _order(kind: str = "ORM^O01", **changes: str | None) -> bytes:
+PID = _row("PID", f1="1", f3="999^^^NAT^NI~123^^^H1&1.2.3&ISO^MR", f5="Muster^Eva^B^Jr^Dr~漢^字^^^^^^I", f7="197001021200", f8="F")
+OBR_ORDERED = {"f1": "1", "f2": "P1", "f3": "F1", "f4": "CTH^CT Head^L", "f18": "ACC1", "f27": "^^^^^S"}
+OBR_REASON = {"f13": "pain \\T\\ nausea", "f16": "8^Other^Er", "f31": "^Headache of Eva"}
+
+
+def _order(kind: str = "ORM^O01", charset: str = "", **changes: str | None) -> bytes:
     rows: dict[str, str | None] = {
-        "MSH": f"MSH|^~\\&|RIS|H1|READGATE||20261122080000||{kind}|M-77|P|2.5.1|||||||{changes.pop('charset', '')}",
-        "PID": _row(
-            "PID", f1="1", f3="999^^^NAT^NI~123^^^H1&1.2.3&ISO^MR", f5="Muster^Eva^B^Jr^Dr~漢^字^^^^^^I", f7="197001021200", f8="F"
-        ),
+        "MSH": f"MSH|^~\\&|RIS|H1|READGATE||20261122080000||{kind}|M-77|P|2.5.1||||||{charset}",
+        "PID": PID,
         "PV1": _row("PV1", f1="1", f2="O", f8="77^Ref^Doc^^^Dr"),
         "ORC": _row("ORC", f1="NW", f2="P1", f3="F1"),
-        "OBR": _row(
-            "OBR",
-            f1="1",
-            f2="P1",
-            f3="F1",
-            f4="CTH^CT Head^L",
-            f13="pain \\T\\ nausea",
-            f16="8^Other^Er",
-            f18="ACC1",
-            f27="^^^^^S",
-            f31="^Headache of Eva",
-        ),
+        "OBR": _row("OBR", **OBR_ORDERED, **OBR_REASON),
         "ZDS": "ZDS|1.2.3^RIS^Application^DICOM",
     }
     rows.update(changes)
@@ -243,7 +243,5 @@ def test_no_bytes_raise_anything_but_a_refusal(noise: bytes, position: int, is_i
     whole = _order()
     payload = whole[:position] + noise + (whole[position:] if is_inserted else whole[position + len(noise) :])
     for candidate in (payload, noise, b"MSH" + noise):
-        try:
+        with contextlib.suppress(RefusedContent):
             parse_order(candidate)
-        except RefusedContent:
-            pass

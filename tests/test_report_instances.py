@@ -20,6 +20,9 @@ from reporting.structured_report import structured_report
 from tests.peers import require_peer
 from tests.report_samples import STUDY_UID, make_addendum, make_content, make_patient, make_source, make_study, sealed_sample, sign
 
+#: What a hospital may well not have told us.
+UNKNOWN = ("accession_number", "study_id", "study_date", "study_time", "procedure", "referring_physician")
+
 SOURCES: dict[str, Callable[[], ReportSource]] = {
     "final": make_source,
     "addendum": make_addendum,
@@ -27,16 +30,7 @@ SOURCES: dict[str, Callable[[], ReportSource]] = {
     "bare": lambda: make_source(
         sign(make_content(critical_result=None, indication="", language="de")),
         patient=make_patient(name="", birth_date="", sex="", issuer_of_patient_id=""),
-        study=make_study(
-            accession_number="",
-            study_id="",
-            study_date="",
-            study_time="",
-            procedure="",
-            procedure_code=None,
-            referring_physician="",
-            instances=(),
-        ),
+        study=make_study(**dict.fromkeys(UNKNOWN, ""), procedure_code=None, instances=()),
     ),
     "japanese": lambda: make_source(patient=make_patient(name="Yamada^Tarou=山田^太郎=やまだ^たろう")),
 }

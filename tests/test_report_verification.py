@@ -107,7 +107,7 @@ def test_hospital_that_prints_another_text_over_the_signed_original_is_noticed(m
     assert _failed(_verify(seal(forged))) == {"page", "printed_text"}
 
 
-def test_hospital_that_leaves_out_or_adds_a_section_is_noticed_even_when_another_release_made_the_file(
+def test_missing_or_added_section_is_noticed_even_where_another_release_made_the_file(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def shortened(source: ReportSource, now: datetime) -> dict[str, Any]:
