@@ -1,6 +1,6 @@
 """How many planted names the pixel screening finds, and how often it holds a clean frame.
 
-    python -m bench.burned_in [--frames 200] [--clean 100] [--width-max 2048] [--seed 1] [--json FILE]
+    python -m bench.burned_in [--frames 200] [--clean 100] [--width-max 2048] [--seed 1] [--seconds-max 3600] [--json FILE]
 
 Every planted frame carries one name (or name with date or number) of an invented person, at 8 to 20 pixels em size, light or dark, in one
 of three fonts, straight or rotated by 90 degrees, on black, ultrasound-like speckle, an X-ray-like gradient or a white page, 512 to 2048
@@ -30,8 +30,40 @@ from pydicom.uid import ExplicitVRLittleEndian, HTJ2KLossless, JPEGBaseline8Bit,
 from compliance.burned_in import PixelScreening, screen_pixels
 from compliance.text_detection import TextDetector, open_text_detector
 
-FAMILY = ["MULLER", "KOWALSKA", "DUBOIS", "OKONKWO", "FERRARI", "NAKAMURA", "LINDQVIST", "HERNANDEZ", "SCHWARTZ", "IVANOVA", "OCONNOR", "WHITFIELD", "BAUMANN", "TREMBLAY", "JANSSEN"]
-GIVEN = ["HANS", "ANNA", "PIERRE", "NGOZI", "LUCA", "YUKI", "ASTRID", "MARIA", "JOSEF", "OLGA", "SEAN", "EMILY", "KLAUS", "MARIE", "PIETER"]
+FAMILY = (
+    "MULLER",
+    "KOWALSKA",
+    "DUBOIS",
+    "OKONKWO",
+    "FERRARI",
+    "NAKAMURA",
+    "LINDQVIST",
+    "HERNANDEZ",
+    "SCHWARTZ",
+    "IVANOVA",
+    "OCONNOR",
+    "WHITFIELD",
+    "BAUMANN",
+    "TREMBLAY",
+    "JANSSEN",
+)
+GIVEN = (
+    "HANS",
+    "ANNA",
+    "PIERRE",
+    "NGOZI",
+    "LUCA",
+    "YUKI",
+    "ASTRID",
+    "MARIA",
+    "JOSEF",
+    "OLGA",
+    "SEAN",
+    "EMILY",
+    "KLAUS",
+    "MARIE",
+    "PIETER",
+)
 MARKS = (
     "L",
     "R",
@@ -246,49 +278,77 @@ def wilson(hits: int, total: int) -> tuple[float, float]:
     return (centre - spread) / (1 + z * z / total), (centre + spread) / (1 + z * z / total)
 
 
-def run(detector: TextDetector, frames: int, clean: int, width_max: int, seed: int) -> dict[str, Any]:
-    rng = np.random.default_rng(seed)
-    cells: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(lambda: [0, 0]))
-    counts: dict[str, int] = defaultdict(int)
-    seconds: dict[int, list[float]] = defaultdict(list)
-    missed = []
-    for number in range(frames):
-        planted = make_frame(rng, planted=True, width_max=width_max)
-        started = time.perf_counter()
-        result = screen_pixels(planted.dataset, planted.identity, detector)
-        seconds[planted.facts["width"]].append(time.perf_counter() - started)
-        verdict = judge(planted, result)
-        counts[verdict] += 1
-        facts = {key: getattr(value, "name", value) for key, value in planted.facts.items()}
+@dataclass
+class Tally:
+    """What was counted so far."""
+
+    planted: int = 0
+    clean: int = 0
+    verdicts: dict[str, int] = field(default_factory=lambda: {"blanked": 0, "held": 0, "missed": 0})
+    cells: dict[str, dict[str, list[int]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(lambda: [0, 0])))
+    missed: list[dict[str, Any]] = field(default_factory=list)
+    false_holds: int = 0
+    falsely_blanked: int = 0
+    marked: int = 0
+    marks_lost: int = 0
+    seconds: dict[str, dict[int, list[float]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
+
+    def add_planted(self, frame: Planted, result: PixelScreening) -> None:
+        verdict = judge(frame, result)
+        self.planted += 1
+        self.verdicts[verdict] += 1
+        facts = {key: getattr(value, "name", value) for key, value in frame.facts.items()}
         for key, value in facts.items():
-            cell = cells[key][str(value)]
+            cell = self.cells[key][str(value)]
             cell[0] += verdict != "missed"
             cell[1] += 1
         if verdict == "missed":
-            missed.append(facts)
-        _progress(f"planted {number + 1}/{frames} missed {counts['missed']} held {counts['held']}")
-    false = {"held": 0, "blanked": 0, "marks": 0, "marks_lost": 0}
-    clean_seconds: dict[int, list[float]] = defaultdict(list)
-    for number in range(clean):
-        bare = make_frame(rng, planted=False, width_max=width_max)
-        started = time.perf_counter()
-        result = screen_pixels(bare.dataset, bare.identity, detector)
-        clean_seconds[bare.facts["width"]].append(time.perf_counter() - started)
-        false["held"] += result.outcome == "HOLD"
-        false["blanked"] += result.outcome == "CLEANED"
-        if bare.letters.any():
-            false["marks"] += 1
-            false["marks_lost"] += any(bare.letters[y0:y1, x0:x1].any() for x0, y0, x1, y1 in (box.box for box in result.boxes))
-        _progress(f"clean {number + 1}/{clean} held {false['held']} blanked {false['blanked']}")
-    return {
-        "frames": frames, "recall": (frames - counts["missed"]) / max(frames, 1), "recall_95": wilson(frames - counts["missed"], frames), **counts,
-        "clean": clean, "false_holds": false["held"], "false_holds_95": wilson(false["held"], clean), "falsely_blanked": false["blanked"],
-        "marked_clean": false["marks"], "marks_lost": false["marks_lost"],
-        "seconds_planted": {width: round(float(np.mean(times)), 2) for width, times in sorted(seconds.items())},
-        "seconds_clean": {width: round(float(np.mean(times)), 2) for width, times in sorted(clean_seconds.items())},
-        "by": {key: {value: f"{hit}/{total}" for value, (hit, total) in sorted(cell.items())} for key, cell in cells.items()},
-        "missed_frames": missed,
-    }  # fmt: skip
+            self.missed.append(facts | {"outcome": result.outcome})
+
+    def add_clean(self, frame: Planted, result: PixelScreening) -> None:
+        self.clean += 1
+        self.false_holds += result.outcome == "HOLD"
+        self.falsely_blanked += result.outcome == "CLEANED"
+        if frame.letters.any():
+            self.marked += 1
+            self.marks_lost += any(frame.letters[y0:y1, x0:x1].any() for x0, y0, x1, y1 in (box.box for box in result.boxes))
+
+    def figures(self) -> dict[str, Any]:
+        found = self.planted - self.verdicts["missed"]
+        return {
+            "planted": self.planted,
+            "recall": round(found / max(self.planted, 1), 4),
+            "recall_95": wilson(found, self.planted),
+            **self.verdicts,
+            "clean": self.clean,
+            "false_holds": self.false_holds,
+            "false_holds_95": wilson(self.false_holds, self.clean),
+            "falsely_blanked": self.falsely_blanked,
+            "clean_with_marks": self.marked,
+            "frames_with_marks_lost": self.marks_lost,
+            "seconds": {
+                kind: {width: round(float(np.mean(t)), 2) for width, t in sorted(times.items())} for kind, times in self.seconds.items()
+            },
+            "by": {key: {value: f"{hit}/{total}" for value, (hit, total) in sorted(cell.items())} for key, cell in self.cells.items()},
+            "missed_frames": self.missed,
+        }
+
+
+def run(detector: TextDetector, frames: int, clean: int, width_max: int, seed: int, seconds_max: float) -> Tally:
+    """Clean frames are spread between the planted ones, so that a run cut short by `seconds_max` still says something of both."""
+    rng = np.random.default_rng(seed)
+    tally = Tally()
+    started = time.perf_counter()
+    while (tally.planted < frames or tally.clean < clean) and time.perf_counter() - started < seconds_max:
+        planted = tally.planted * max(clean, 1) <= tally.clean * max(frames, 1) if tally.clean < clean else True
+        planted = planted and tally.planted < frames
+        frame = make_frame(rng, planted=planted, width_max=width_max)
+        begun = time.perf_counter()
+        result = screen_pixels(frame.dataset, frame.identity, detector)
+        tally.seconds["planted" if planted else "clean"][frame.facts["width"]].append(time.perf_counter() - begun)
+        (tally.add_planted if planted else tally.add_clean)(frame, result)
+        _progress(f"planted {tally.planted} missed {tally.verdicts['missed']}, clean {tally.clean} held {tally.false_holds}")
+    return tally
 
 
 def _progress(line: str) -> None:
@@ -298,7 +358,7 @@ def _progress(line: str) -> None:
 
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    for name, value in (("frames", 200), ("clean", 100), ("width-max", 2048), ("seed", 1), ("threads", 1)):
+    for name, value in (("frames", 200), ("clean", 100), ("width-max", 2048), ("seed", 1), ("threads", 1), ("seconds-max", 3600)):
         arguments.add_argument(f"--{name}", type=int, default=value)
     arguments.add_argument("--json")
     chosen = arguments.parse_args()
@@ -306,8 +366,8 @@ def main() -> int:
     if detector is None:
         print("The extra 'ocr' is not installed: pip install 'readgate[ocr]'", file=sys.stderr)
         return 2
-    figures = run(detector, chosen.frames, chosen.clean, chosen.width_max, chosen.seed)
-    text = json.dumps(figures, indent=1)
+    tally = run(detector, chosen.frames, chosen.clean, chosen.width_max, chosen.seed, chosen.seconds_max)
+    text = json.dumps(tally.figures(), indent=1)
     if chosen.json:
         with open(chosen.json, "w", encoding="utf-8") as out:
             out.write(text + "\n")

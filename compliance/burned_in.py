@@ -42,7 +42,8 @@ LEGIBLE_SCORE = 0.6
 LEGIBLE_SIGNS = 3
 _ROUNDS_MAX = 3
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
-_PROOF_MARGIN_PIXELS = 48
+_PROOF_MARGIN_PIXELS = 80
+"""A date found beside a name that was not: the proof looks closely at what stands around each box."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class ScreenedBox:
 
 @dataclass(frozen=True)
 class PixelScreening:
-    """`reason` is "" for CLEAN and CLEANED, a constant for HOLD; `risk` names the row of the class of risk, "" where nothing was looked at."""
+    """`reason` is "" for CLEAN and CLEANED, a constant for HOLD; `risk` names the row of the class of risk, "" where nothing was read."""
 
     outcome: Outcome
     reason: str
@@ -125,7 +126,8 @@ def _screened(
     for _ in range(_ROUNDS_MAX):
         cleaned = blanked(result, shape, [box.box for box in boxes])
         cleaned_shape = pixel_shape(cleaned) if bytes_max is None else pixel_shape(cleaned, bytes_max=bytes_max)
-        left, more = _readings(_around(looks_of(cleaned, cleaned_shape), boxes), [box.box for box in boxes], identity, detector)
+        near = _around(looks_of(cleaned, cleaned_shape), boxes)
+        left, more = _readings(near, [box.box for box in boxes], identity, detector, closely=True)
         pictures += more
         count = len(boxes)
         held = _decide(left, boxes, dataset, shape)
@@ -137,7 +139,9 @@ def _screened(
     return PixelScreening("HOLD", "TEXT_REMAINS", tuple(boxes), dataset, risk, pictures, names)
 
 
-def _readings(looks: Iterable[Look], covered: Sequence[Box], identity: IdentityForms, detector: TextDetector) -> tuple[list[_Reading], int]:
+def _readings(
+    looks: Iterable[Look], covered: Sequence[Box], identity: IdentityForms, detector: TextDetector, *, closely: bool = False
+) -> tuple[list[_Reading], int]:
     readings: list[_Reading] = []
     pictures = 0
     for look in looks:
@@ -146,7 +150,7 @@ def _readings(looks: Iterable[Look], covered: Sequence[Box], identity: IdentityF
             grey[y0:y1, x0:x1] = grey.min()
         for picture in pictures_of(grey):
             pictures += 1
-            for text in detector.read(picture):
+            for text in detector.read(picture, closely=closely):
                 readings.append(_reading(text, grey, identity))
     return readings, pictures
 

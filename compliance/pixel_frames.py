@@ -116,7 +116,7 @@ def frames_of(dataset: Dataset, shape: PixelShape, indices: Sequence[int] | None
 def grey_pictures(frame: Frame, dataset: Dataset, shape: PixelShape) -> list[NDArray[np.float32]]:
     """What an eye could see of the frame, as grey values of full precision: one picture, or two where colour could hide text from one."""
     if shape.photometric == "PALETTE COLOR" and frame.ndim == 2:
-        frame = apply_color_lut(frame, dataset)
+        frame = _coloured(frame, dataset)
     if frame.ndim == 2:
         return [frame.astype(np.float32)]
     colour = frame[..., :3].astype(np.float32)
@@ -216,8 +216,15 @@ def _darkest(dataset: Dataset, shape: PixelShape, stored: Frame) -> Any:
         return (0, 128, 128) if is_native(dataset) and shape.photometric.startswith("YBR_F") else (0,) * shape.samples
     if shape.photometric == "PALETTE COLOR":
         values = np.unique(stored)
-        return values[int(np.argmin(apply_color_lut(values.reshape(1, -1), dataset).astype(np.int64).sum(axis=-1)))]
+        return values[int(np.argmin(_coloured(values.reshape(1, -1), dataset).astype(np.int64).sum(axis=-1)))]
     return stored.max() if shape.photometric == "MONOCHROME1" else stored.min()
+
+
+def _coloured(indices: Frame, dataset: Dataset) -> Frame:
+    try:
+        return apply_color_lut(indices, dataset)
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, NotImplementedError):
+        raise RefusedContent("PIXEL_UNDECODABLE", "PS3.3 C.7.6.3.1.5", tag="(0028,1101)") from None
 
 
 def _native_view(dataset: Dataset, shape: PixelShape) -> Frame:

@@ -19,6 +19,7 @@ TILE_PIXELS = 352
 """Small on purpose: a whole ultrasound fan in one tile looks like one great letter and hides the small ones in and beside it."""
 TILE_OVERLAP_PIXELS = 96
 ENLARGEMENT = 1.5
+CLOSE_ENLARGEMENT = 2.5
 """Letters of 8 pixels are below what the detector was trained on. Twice the size finds no more and costs 1.8 times as much."""
 
 
@@ -35,8 +36,11 @@ class DetectedText:
 
 
 class TextDetector(Protocol):
-    def read(self, picture: Picture) -> list[DetectedText]:
-        """Every line of text found in a picture of 8-bit grey values (rows, columns), readable or not (then text is empty)."""
+    def read(self, picture: Picture, *, closely: bool = False) -> list[DetectedText]:
+        """Every line of text found in a picture of 8-bit grey values (rows, columns), readable or not (then text is empty).
+
+        `closely` looks for the smallest letters at several times the cost; for pictures that are level but for some windows.
+        """
 
 
 def open_text_detector(*, threads: int = 1) -> TextDetector | None:
@@ -72,19 +76,20 @@ class RapidTextDetector:
         self._recognise = engine._load_rec_model()
         self._crop: Any = importlib.import_module("rapidocr.utils.process_img").get_rotate_crop_image
 
-    def read(self, picture: Picture) -> list[DetectedText]:
+    def read(self, picture: Picture, *, closely: bool = False) -> list[DetectedText]:
+        enlargement = CLOSE_ENLARGEMENT if closely else ENLARGEMENT
         found: list[DetectedText] = []
         for top in _starts(picture.shape[0]):
             for left in _starts(picture.shape[1]):
                 tile = picture[top : top + TILE_PIXELS, left : left + TILE_PIXELS]
                 y0, y1, x0, x1 = _content(tile)
                 if y1 > y0:
-                    found.extend(_moved(text, left + x0, top + y0) for text in self._read_tile(tile[y0:y1, x0:x1]))
+                    found.extend(_moved(text, left + x0, top + y0) for text in self._read_tile(tile[y0:y1, x0:x1], enlargement))
         return found
 
-    def _read_tile(self, tile: Picture) -> list[DetectedText]:
+    def _read_tile(self, tile: Picture, enlargement: float) -> list[DetectedText]:
         cv2 = self._cv2
-        grey = cv2.resize(tile, None, fx=ENLARGEMENT, fy=ENLARGEMENT, interpolation=cv2.INTER_CUBIC)
+        grey = cv2.resize(tile, None, fx=enlargement, fy=enlargement, interpolation=cv2.INTER_CUBIC)
         large = cv2.cvtColor(cv2.copyMakeBorder(grey, 16, 16, 16, 16, cv2.BORDER_REPLICATE), cv2.COLOR_GRAY2BGR)
         corners = self._detect(large).boxes
         if corners is None or len(corners) == 0:
@@ -92,7 +97,7 @@ class RapidTextDetector:
         readings = self._read_lines([self._line(large, box) for box in corners])
         found = []
         for box, (text, score) in zip(corners, readings, strict=True):
-            (x0, y0), (x1, y1) = (box.min(axis=0) - 16) / ENLARGEMENT, (box.max(axis=0) - 16) / ENLARGEMENT
+            (x0, y0), (x1, y1) = (box.min(axis=0) - 16) / enlargement, (box.max(axis=0) - 16) / enlargement
             height, width = tile.shape
             found.append(
                 DetectedText(
@@ -127,7 +132,12 @@ def _content(tile: Picture) -> tuple[int, int, int, int]:
         return 0, 0, 0, 0
     margin = 12
     height, width = tile.shape
-    return max(0, int(rows[0]) - margin), min(height, int(rows[-1]) + margin), max(0, int(columns[0]) - margin), min(width, int(columns[-1]) + margin)
+    return (
+        max(0, int(rows[0]) - margin),
+        min(height, int(rows[-1]) + margin),
+        max(0, int(columns[0]) - margin),
+        min(width, int(columns[-1]) + margin),
+    )
 
 
 def _moved(text: DetectedText, x: int, y: int) -> DetectedText:

@@ -37,7 +37,7 @@ class PlantedText:
     def __init__(self, *planted: tuple[tuple[int, int, int, int], str], stubborn: bool = False) -> None:
         self.planted, self.stubborn, self.calls = planted, stubborn, 0
 
-    def read(self, picture: NDArray[np.uint8]) -> list[DetectedText]:
+    def read(self, picture: NDArray[np.uint8], *, closely: bool = False) -> list[DetectedText]:
         self.calls += 1
         found = []
         for (x0, y0, x1, y1), text in self.planted:
@@ -48,7 +48,13 @@ class PlantedText:
 
 
 def make_image(
-    values: NDArray[Any], *, sop_class_uid: str = US, modality: str = "US", syntax: str = NATIVE, payload: bytes | None = None, **attributes: Any
+    values: NDArray[Any],
+    *,
+    sop_class_uid: str = US,
+    modality: str = "US",
+    syntax: str = NATIVE,
+    payload: bytes | None = None,
+    **attributes: Any,
 ) -> Dataset:
     """A dataset around the values: (rows, columns), (frames, rows, columns) or (rows, columns, 3)."""
     colour = values.ndim == 3 and values.shape[-1] == 3
@@ -102,7 +108,9 @@ def inside(dataset: Dataset, boxes: Sequence[Any]) -> NDArray[np.bool_]:
     return covered
 
 
-@pytest.mark.parametrize("modality, sop_class_uid", [("CT", CT), ("MR", "1.2.840.10008.5.1.4.1.1.4"), ("PT", "1.2.840.10008.5.1.4.1.1.128")])
+@pytest.mark.parametrize(
+    "modality, sop_class_uid", [("CT", CT), ("MR", "1.2.840.10008.5.1.4.1.1.4"), ("PT", "1.2.840.10008.5.1.4.1.1.128")]
+)
 def test_axial_original_passes_unseen_and_untouched(modality: str, sop_class_uid: str) -> None:
     detector = named()
     dataset = make_image(ground(), sop_class_uid=sop_class_uid, modality=modality, ImageType=["ORIGINAL", "PRIMARY", "AXIAL"])
@@ -220,7 +228,9 @@ def test_every_frame_is_blanked_where_one_carries_the_name() -> None:
     result = screen_pixels(make_image(frames, NumberOfFrames=9), IDENTITY, named())
     after = np.frombuffer(result.dataset.PixelData, "u1").reshape(frames.shape)
     covered = inside(result.dataset, result.boxes)
-    assert result.outcome == "CLEANED" and len(np.unique(after[:, covered])) == 1 and np.array_equal(after[:, ~covered], frames[:, ~covered])
+    assert (
+        result.outcome == "CLEANED" and len(np.unique(after[:, covered])) == 1 and np.array_equal(after[:, ~covered], frames[:, ~covered])
+    )
 
 
 def test_frame_with_new_edges_between_the_samples_is_read() -> None:
@@ -294,7 +304,9 @@ def test_device_mask_is_blanked_first_and_not_read() -> None:
 
 
 def test_known_masks_fire_on_their_device_and_size_only() -> None:
-    matching = [mask for mask in known_masks() if mask.matches(make_image(ground(600, 800), ManufacturerModelName="iU22", Manufacturer="Philips"))]
+    matching = [
+        mask for mask in known_masks() if mask.matches(make_image(ground(600, 800), ManufacturerModelName="iU22", Manufacturer="Philips"))
+    ]
     assert any((0, 0, 800, 59) in mask.boxes for mask in matching)
     plain = make_image(ground(), sop_class_uid=CT, modality="CT", Manufacturer="SIEMENS", ImageType=["ORIGINAL", "PRIMARY", "AXIAL"])
     assert not [mask for mask in known_masks() if mask.matches(plain)]

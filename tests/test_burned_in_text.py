@@ -42,7 +42,23 @@ def test_line_that_could_name_the_patient_is_identifying(line: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["R LAT", "RMLO", "120 kV", "80kVp 5 mAs", "MI 1.1", "TIS<0.4 MI=0.8", "28Hz", "Gn 60", "12.5 cm", "A 12.3 mm", "PORTABLE", "Im 1/20", "10:22:31", "2D"]
+    "line",
+    [
+        "R LAT",
+        "RMLO",
+        "120 kV",
+        "80kVp 5 mAs",
+        "MI 1.1",
+        "TIS<0.4 MI=0.8",
+        "28Hz",
+        "Gn 60",
+        "12.5 cm",
+        "A 12.3 mm",
+        "PORTABLE",
+        "Im 1/20",
+        "10:22:31",
+        "2D",
+    ],
 )
 def test_clinical_mark_stays(line: str) -> None:
     assert text_kind(line, IDENTITY) is TextKind.CLINICAL
