@@ -1,7 +1,7 @@
 # ruff: noqa: E501 - tables
 """Many byte strings looked for at once in raw bytes: every spelling an identifying value can take on disk.
 
-A table over the first two bytes rules out almost every position at the speed of memory; what is left is compared. A position counts in
+Tables rule out almost every position at the speed of memory; what is left is compared. A position counts in
 text only at the borders of a word or number; in pixel data, which has no words, only values of at least PIXEL_BYTES_MIN bytes count,
 because shorter ones turn up in compressed data by chance.
 """
@@ -23,6 +23,10 @@ _CHARACTER_SETS = (
     "utf_8", "iso8859_1", "iso8859_2", "iso8859_3", "iso8859_4", "iso8859_5", "iso8859_6", "iso8859_7", "iso8859_8", "iso8859_9", "iso8859_15",
     "tis_620", "shift_jis", "iso2022_jp", "iso2022_jp_2", "euc_jp", "euc_kr", "gb18030", "gb2312", "cp1252",
 )  # fmt: skip
+#: Set in a letter's code where it is small: OR'ed in, capital and small letters are one.
+_CASE = 0x20202020
+_HASH_BITS = 15
+_BLOCK_WORDS = 16384
 _LOWER: NDArray[np.uint8] = np.frombuffer(bytes(range(256)).lower(), np.uint8)
 
 
@@ -40,38 +44,70 @@ class NeedleSet:
 
     def __init__(self, needles: Iterable[Needle]) -> None:
         self._by_head: dict[bytes, list[Needle]] = {}
+        self._by_word: dict[int, list[tuple[int, Needle]]] = {}
         for needle in needles:
             self._by_head.setdefault(needle.lowered[:4], []).append(needle)
+            if len(needle.lowered) >= PIXEL_BYTES_MIN:
+                for offset in range(4):
+                    word = int.from_bytes(needle.lowered[offset : offset + 4], "little") | _CASE
+                    self._by_word.setdefault(word, []).append((offset, needle))
         self._pairs = np.zeros(65536, np.bool_)
         for head in self._by_head:
             for one in {head[:1], head[:1].upper()}:
                 for two in {head[1:2], head[1:2].upper()}:
                     self._pairs[one[0] | two[0] << 8] = True
-        heads = [int.from_bytes(head, "little") for head in self._by_head if len(head) == 4]
-        self._heads = np.sort(np.array(heads, np.uint32))
+        self._heads = np.array([int.from_bytes(head, "little") for head in self._by_head], np.uint32)
+        words = np.array(list(self._by_word), np.uint32)
+        self._hashed = np.zeros(1 << _HASH_BITS, np.bool_)
+        self._hashed[_hash(words)] = True
 
     def hits(self, payload: bytes, pixel_start: int) -> Iterator[tuple[int, Needle]]:
         """(position, needle) of each that counts; header bytes are those before `pixel_start`."""
-        if not len(self._heads) or len(payload) < 5:
+        if self._by_head:
+            yield from self._header_hits(payload, min(pixel_start, len(payload)), pixel_start)
+            yield from self._pixel_hits(payload, pixel_start)
+
+    def _header_hits(self, payload: bytes, end: int, pixel_start: int) -> Iterator[tuple[int, Needle]]:
+        if end < HEADER_BYTES_MIN:
             return
-        whole = np.frombuffer(payload, np.uint8)
+        whole = np.frombuffer(payload, np.uint8, end)
         candidates = []
         for odd in (0, 1):
-            count = (len(payload) - odd) // 2
-            pairs = np.frombuffer(payload, "<u2", count, odd)
+            pairs = np.frombuffer(payload, "<u2", (end - odd) // 2, odd)
             candidates.append(np.flatnonzero(self._pairs[pairs]) * 2 + odd)
         places = np.concatenate(candidates)
-        places = places[places < len(payload) - 4]
-        if not len(places):
-            return
+        places = places[places < end - 3]
         heads = np.zeros(len(places), np.uint32)
         for index in range(4):
             heads |= _LOWER[whole[places + index]].astype(np.uint32) << (8 * index)
         for position in places[np.isin(heads, self._heads)].tolist():
             for needle in self._by_head.get(payload[position : position + 4].lower(), ()):
-                end = position + len(needle.lowered)
-                if payload[position:end].lower() == needle.lowered and _counts(payload, position, end, needle, pixel_start):
+                stop = position + len(needle.lowered)
+                if payload[position:stop].lower() == needle.lowered and _counts(payload, position, stop, needle, pixel_start):
                     yield position, needle
+
+    def _pixel_hits(self, payload: bytes, pixel_start: int) -> Iterator[tuple[int, Needle]]:
+        """A needle of seven bytes covers a whole aligned word of four wherever it stands: only those are looked at."""
+        first = (pixel_start + 3) // 4 * 4
+        count = (len(payload) - first) // 4
+        if count < 1:
+            return
+        whole = np.frombuffer(payload, "<u4", count, first)
+        case = np.uint32(_CASE)
+        # In blocks that stay in the processor's cache.
+        for begin in range(0, count, _BLOCK_WORDS):
+            words = whole[begin : begin + _BLOCK_WORDS] | case
+            for index in np.flatnonzero(self._hashed.take(_hash(words))).tolist():
+                for offset, needle in self._by_word.get(int(words[index]), ()):
+                    start = first + 4 * (begin + index) - offset
+                    stop = start + len(needle.lowered)
+                    found = start >= pixel_start and payload[start:stop].lower() == needle.lowered
+                    if found and _counts(payload, start, stop, needle, pixel_start):
+                        yield start, needle
+
+
+def _hash(words: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    return (words * np.uint32(0x9E3779B1)) >> np.uint32(32 - _HASH_BITS)
 
 
 def _counts(payload: bytes, start: int, end: int, needle: Needle, pixel_start: int) -> bool:

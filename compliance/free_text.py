@@ -174,9 +174,9 @@ class TextCleaner:
                                            or re.search(r"(morbus|m\.|non-|mb\.?)\s*$", before)):  # fmt: skip
             return False
         known = patterns.clinical_words()
-        if next_word in known or (previous_word in known and previous_word not in ("patient", "name", "for", "and", "with", "by", "to")):
+        if next_word in known or (word in patterns.ANATOMY and (previous_word in known or text.strip() == written)):
             return False
-        return not (next_word is None and previous_word is None)
+        return not (next_word is None and previous_word is None and word in patterns.ANATOMY)
 
     def _with_initials(self, start: int, end: int, text: str, folded: str, origin: list[int]) -> Span:
         before = re.search(r"(?:(?<![^\W_])[a-z]\.?\s*){1,3}$", folded[max(0, start - 8) : start])

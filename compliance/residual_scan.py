@@ -92,7 +92,7 @@ class ResidualScan:
         )
         yield from (name for name in identity.patient_names | identity.staff_names if not _plain_words(name) <= common)
         for name in identity.patient_names | identity.staff_names:
-            yield from (part for part in re.split(r"[\^=\s]+", name) if not part.isascii() and _plain(part) not in TITLES)
+            yield from (part for part in re.split(r"[\^=\s]+", name) if not part.isascii() and not _plain_words(part) <= common | TITLES)
         yield from (contact for contact in identity.contacts if len(contact) >= 6)
         yield from self._days
 

@@ -5,6 +5,8 @@ The view holds the top-level elements without sequences and private elements: it
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from pydicom import Dataset
 from pydicom.charset import convert_encodings
 from pydicom.dataelem import RawDataElement
@@ -38,18 +40,26 @@ def screening_dataset(payload: bytes, found: list[Element], encoding: Encoding, 
             entry = dictionary_entry(tag)
             if entry is None or entry.vr == "SQ":
                 continue
-        base = BaseTag(tag)
+        base = _base_tag(tag)
         length = 0xFFFFFFFF if element.undefined else element.end - element.value
         value = payload[element.value : element.end]
         implicit, little = not encoding.explicit, encoding.little
         raw[base] = RawDataElement(base, vr or None, length, value, element.value, implicit, little, True, element.undefined)
-    dataset = Dataset(raw)  # type: ignore[arg-type]
+    dataset = Dataset()
+    # The constructor would look at every element again; these are what it would make of them.
+    dataset._dict = raw  # type: ignore[assignment]
     dataset.set_original_encoding(not encoding.explicit, encoding.little, _pydicom_encodings(charset))
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = UID(syntax)
     return dataset
 
 
+@lru_cache(maxsize=4096)
+def _base_tag(tag: int) -> BaseTag:
+    return BaseTag(tag)
+
+
+@lru_cache(maxsize=64)
 def _pydicom_encodings(charset: tuple[str, ...]) -> list[str]:
     try:
         return convert_encodings(list(charset))

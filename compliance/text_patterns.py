@@ -76,6 +76,13 @@ NUMBERS = [
     )
 ]
 
+#: What images show: never taken for a person but beside another part of the name.
+ANATOMY = frozenset(
+    "abdomen ankle aorta arm back bone brain breast carotid chest clavicle colon elbow eye face femur finger foot forearm hand head heart hip kidney "
+    "knee leg liver lung mandible neck nose orbit pancreas pelvis prostate rib shoulder sinus skull spine spleen thorax thyroid toe uterus wrist "
+    "phantom test ct mr us image axial sagittal coronal scout body extremity anonymous anonymized unknown".split()
+)
+
 _CAPITAL = r"[A-Z\u00C0-\u00DE\u0100-\u017F\u0391-\u03A9\u0410-\u042F][\w'’.\-]*"
 #: Matches on the text as written; group 1 holds the words that must not all be clinical for the match to count.
 CASED_PLACES = [
