@@ -149,6 +149,9 @@ class Association:
         try:
             secured = self._tls.wrap_socket(self._connection, server_side=True, do_handshake_on_connect=False)
             self._connection = secured
+            if self._cut_because is not None:
+                # A cut that came while the connection changed hands has hit the socket that is no more.
+                raise ConnectionLost("cut")
             secured.do_handshake()
         except TimeoutError:
             raise _HandshakeRefused("deadline_passed") from None

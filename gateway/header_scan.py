@@ -3,7 +3,7 @@
 This is all that the network process knows of a data set. It is written to be handed to anybody's bytes:
 - Nothing past (0020,000E) is looked at; no value but the seven wanted ones is copied; what has a length is stepped over, not entered.
 - Sequences of undefined length are walked with a stack of at most `SEQUENCE_DEPTH_MAX`, not by recursion, and no more than
-  `ELEMENTS_MAX` elements are looked at in all.
+  `ELEMENTS_MAX` elements are looked at within them.
 - Elements of the outermost data set ascend strictly (PS3.5 7.1). Without that rule another reader could find another identity in the
   same bytes.
 - Whatever is not as PS3.5 says ends in `RefusedContent`, and in nothing else.
@@ -157,7 +157,8 @@ def items(data: bytes | memoryview, sequence: ElementPlace) -> Iterator[tuple[in
 
 
 def _wanted_values(data: bytes | memoryview, encoding: Encoding) -> dict[int, bytes]:
-    # The one loop that runs for every instance received: no call per element, unless it is a sequence of undefined length.
+    # The one loop that runs for every instance received: no call per element, unless it is a sequence of undefined length. It needs no
+    # count of elements: they ascend, and every one of them takes at least eight bytes of the piece.
     head = struct.Struct("<HH2sH" if encoding.is_little else ">HH2sH")
     plain = struct.Struct("<HHI")
     long_length = struct.Struct("<I" if encoding.is_little else ">I")
@@ -185,7 +186,6 @@ def _wanted_values(data: bytes | memoryview, encoding: Encoding) -> dict[int, by
             length = long_length.unpack_from(data, value)[0]
             value += 4
         last = tag
-        walk.count()
         if length == _UNDEFINED:
             if tag in _WANTED:
                 raise RefusedContent(MALFORMED, tag=_shown(tag))

@@ -1,0 +1,185 @@
+"""How fast instances are received here, against dcmtk's storescp, Orthanc and a plain pynetdicom SCP in the same run.
+
+    python bench/ingest.py [--work ct,mr,mg,multiframe] [--associations 1,4,16] [--rounds 5] [--share 1.0] [--receivers 1]
+                           [--directory DIR] [--json FILE]
+
+Every round starts each receiver anew on an empty store, after a sync and a pause, in rotating order; medians of the rounds are compared.
+`limit` writes the same bytes to one file per association and syncs (fdatasync) after each instance, with nothing else done.
+Ours encrypts and syncs before it answers; storescp and pynetdicom do neither, Orthanc keeps an index.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bench.dicom_load import CALLED_AE_TITLE, WORKS, Work, payloads, run_load
+
+PAUSE_SECONDS = 1.0
+SERVERS = Path(__file__).with_name("ingest_servers.py")
+
+
+def main() -> None:
+    arguments = _arguments()
+    rows = []
+    for name in arguments.work.split(","):
+        work = WORKS[name]
+        work = replace(work, count=max(1, round(work.count * arguments.share)))
+        instances = payloads(work)
+        for associations in [int(each) for each in arguments.associations.split(",")]:
+            if associations <= work.count:
+                rows.append(_compare(work, instances, associations, arguments))
+                print(_line(rows[-1]), flush=True)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def _compare(work: Work, instances: Sequence[tuple[str, bytes]], associations: int, arguments: argparse.Namespace) -> dict[str, object]:
+    """Medians of instances per second of every receiver, and of the disk's limit."""
+    peers = ["readgate", "storescp", "orthanc", "pynetdicom"]
+    peers = [each for each in peers if _program(each) is not None]
+    rates: dict[str, list[float]] = {each: [] for each in (*peers, "limit")}
+    p99: list[float] = []
+    for round_number in range(arguments.rounds):
+        order = peers[round_number % len(peers) :] + peers[: round_number % len(peers)]
+        for peer in order:
+            with _store(arguments.directory) as directory, _server(peer, directory, arguments.receivers) as address:
+                _settle()
+                outcome = run_load(address, work, instances, associations)
+            if outcome.refused:
+                raise SystemExit(f"{peer} refused {outcome.refused} of {outcome.instances} instances")
+            rates[peer].append(outcome.instances_per_second)
+            if peer == "readgate":
+                p99.append(outcome.response_seconds[int(len(outcome.response_seconds) * 0.99)])
+        with _store(arguments.directory) as directory:
+            _settle()
+            rates["limit"].append(len(instances) / _raw_seconds(directory, instances, associations))
+    medians = {each: round(statistics.median(values), 2) for each, values in rates.items()}
+    return {
+        "work": work.name,
+        "instances": work.count,
+        "associations": associations,
+        "per_second": medians,
+        "p99_ms": round(1e3 * statistics.median(p99), 1),
+    }
+
+
+def _line(row: dict[str, object]) -> str:
+    rates = row["per_second"]
+    assert isinstance(rates, dict)
+    ours = rates["readgate"]
+    parts = [f"{name} {rate:9.1f}/s" + ("" if name == "readgate" else f" ({ours / rate:5.2f}x)") for name, rate in rates.items()]
+    return f"{row['work']:<24} x{row['instances']:<5} {row['associations']:>2} assoc  " + "  ".join(parts) + f"  p99 {row['p99_ms']} ms"
+
+
+@contextmanager
+def _store(parent: Path) -> Iterator[Path]:
+    directory = Path(tempfile.mkdtemp(prefix="readgate-bench-", dir=parent))
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory)
+
+
+@contextmanager
+def _server(peer: str, directory: Path, receivers: int) -> Iterator[tuple[str, int]]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    processes = [_start(peer, port, directory / str(number)) for number in range(receivers if peer == "readgate" else 1)]
+    try:
+        _wait_for(port, processes[0])
+        yield "127.0.0.1", port
+    finally:
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+        for process in processes:
+            process.wait(30)
+
+
+def _start(peer: str, port: int, directory: Path) -> subprocess.Popen[bytes]:
+    directory.mkdir()
+    program = _program(peer)
+    assert program is not None
+    if peer in ("readgate", "pynetdicom"):
+        command = [sys.executable, str(SERVERS), peer, str(port), str(directory)]
+    elif peer == "storescp":
+        command = [program, "--fork", "-pdu", "131072", "-od", str(directory), "-aet", CALLED_AE_TITLE, str(port)]
+    else:
+        configuration = directory / "orthanc.json"
+        settings = {"StorageDirectory": str(directory / "db"), "DicomPort": port, "HttpServerEnabled": False, "DicomAet": CALLED_AE_TITLE}
+        configuration.write_text(json.dumps(settings | {"DicomAlwaysAllowStore": True, "DicomThreadsCount": 16, "Plugins": []}))
+        command = [program, str(configuration)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _program(peer: str) -> str | None:
+    names = {"storescp": "storescp", "orthanc": "Orthanc"}
+    return sys.executable if peer not in names else shutil.which(names[peer], path=os.environ.get("PATH", "") + ":/usr/sbin")
+
+
+def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            time.sleep(0.05)
+    raise SystemExit("a receiver did not start")
+
+
+def _settle() -> None:
+    os.sync()
+    time.sleep(PAUSE_SECONDS)
+
+
+def _raw_seconds(directory: Path, instances: Sequence[tuple[str, bytes]], associations: int) -> float:
+    def write(number: int) -> None:
+        descriptor = os.open(directory / str(number), os.O_CREAT | os.O_WRONLY)
+        for _, payload in instances[number::associations]:
+            view = memoryview(payload)
+            while view:
+                view = view[os.write(descriptor, view) :]
+            os.fdatasync(descriptor)
+        os.close(descriptor)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(associations)]
+    began = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return time.perf_counter() - began
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Receiving speed against other receivers.")
+    parser.add_argument("--work", default="ct,mr,mg,multiframe")
+    parser.add_argument("--associations", default="1,4,16")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--share", type=float, default=1.0, help="share of the full number of instances")
+    parser.add_argument("--receivers", type=int, default=1, help="our processes on the one port")
+    parser.add_argument("--directory", type=Path, default=Path.cwd(), help="where the stores are made: the disk that is measured")
+    parser.add_argument("--json", type=Path)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
