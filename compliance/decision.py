@@ -21,8 +21,6 @@ from compliance.gates import SEVERITY, Gate, evaluate
 from compliance.lawbook import LawBundle
 from crypto.errors import BadInput, Conflict
 
-_NEVER = datetime(1, 1, 1, tzinfo=UTC)
-
 
 @dataclass
 class Decision:
@@ -39,7 +37,8 @@ class Decision:
     _gates: Mapping[str, Gate]
     _bundle: LawBundle
     _known_at: datetime | None
-    _encoded: bytes | None = field(default=None, compare=False)
+    _record: dict[str, Any] | None = field(default=None, compare=False)
+    _digest: str | None = field(default=None, compare=False)
 
     @property
     def gates(self) -> list[dict[str, Any]]:
@@ -48,6 +47,26 @@ class Decision:
 
     def record(self) -> dict[str, Any]:
         """Everything the decision was made of and came to; its canonical JSON is what `digest` digests."""
+        if self._record is None:
+            self._record = self._make_record()
+        return self._record
+
+    @property
+    def digest(self) -> str:
+        """'sha256:...' of the canonical JSON of the record."""
+        if self._digest is None:
+            self._digest = digest_of(record_bytes(self.record(), self._facts.has_float))
+        return self._digest
+
+    def document(self) -> dict[str, Any]:
+        """The record with its digest: what is stored, exported and replayed."""
+        return {**self.record(), "digest": self.digest}
+
+    def document_bytes(self) -> bytes:
+        """The canonical JSON of `document()`."""
+        return record_bytes(self.document(), self._facts.has_float)
+
+    def _make_record(self) -> dict[str, Any]:
         return {
             "format": RECORD_FORMAT,
             "known_at": instant_text(self._known_at) if self._known_at is not None else None,
@@ -61,24 +80,6 @@ class Decision:
             "law_bundle": self._bundle.stamp_record(),
             "facts": facts_record(self._facts),
         }
-
-    @property
-    def digest(self) -> str:
-        """'sha256:...' of the canonical JSON of the record."""
-        return digest_of(self._canonical())
-
-    def document(self) -> dict[str, Any]:
-        """The record with its digest: what is stored, exported and replayed."""
-        return {**self.record(), "digest": self.digest}
-
-    def document_bytes(self) -> bytes:
-        """The canonical JSON of `document()`."""
-        return record_bytes(self.document(), self._facts.has_float)
-
-    def _canonical(self) -> bytes:
-        if self._encoded is None:
-            self._encoded = record_bytes(self.record(), self._facts.has_float)
-        return self._encoded
 
 
 def decide(facts: Mapping[str, Any], law: LawBundle, known_at: datetime | None = None) -> Decision:
@@ -94,7 +95,10 @@ def decide_facts(facts: Facts, law: LawBundle, known_at: datetime | None = None)
     """`decide` for facts that have been read already."""
     known = known_at if known_at is not None else facts.at
     origin = facts.values.get("origin.jurisdiction")
-    evaluation = evaluate(facts, law.rules_for(origin) if origin is not None else (), law.regimes, known or _NEVER)
+    if origin is None or facts.action is None or facts.at is None or known is None:
+        evaluation = evaluate(facts, None)
+    else:
+        evaluation = evaluate(facts, law.live(origin, facts.action, facts.at, known))
     gates = evaluation.gates
     outcome = max((gate.outcome for gate in gates.values()), key=SEVERITY.__getitem__)
     # An ALLOW is explained by what grants it, anything else by what stands in the way.

@@ -11,13 +11,14 @@ G6 login and location. A gate's outcome is the worst of what was found at it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from compliance.facts_schema import Facts
-from compliance.facts_vocabulary import REQUIRE_REGISTER
-from compliance.jurisdiction import Territory, is_known
+from compliance.facts_vocabulary import ACTIONS_WITHOUT_LOGIN, REQUIRE_REGISTER
+from compliance.jurisdiction import is_known
+from compliance.live_law import LiveLaw, reaches
 from compliance.requirement import Finding, Question, Relied, ask
 from compliance.rule import GATES, PSV_MAX_AGE_DAYS, Rule, Wanted
 
@@ -66,37 +67,33 @@ class Evaluation:
     alert: bool
 
 
-def evaluate(facts: Facts, rules: Sequence[Rule], regimes: Mapping[str, Territory], known_at: datetime) -> Evaluation:
-    """Every gate for `facts` under `rules` (those whose origin patterns name the origin), as known at `known_at`."""
+def evaluate(facts: Facts, law: LiveLaw | None) -> Evaluation:
+    """Every gate for `facts` under `law`; None where the facts lack what selects the law (instant, action, origin)."""
     gates = {name: Gate(name) for name in GATES}
-    is_alert = _gate_0(gates["G0"], facts)
-    origin = facts.values.get("origin.jurisdiction")
-    if facts.at is None or facts.action is None or origin is None:
+    _gate_0(gates["G0"], facts)
+    if law is None:
         for name in GATES[1:]:
             gates[name].note("DENY", "NOT_EVALUATED")
-        return Evaluation(gates, is_alert)
-    question = ask(facts, facts.at)
-    live = [rule for rule in rules if question.applies(rule, origin, known_at)]
-    by_kind = {kind: [rule for rule in live if rule.kind == kind] for kind in ("PERMIT", "PROHIBIT", "REQUIRE", "OBLIGE")}
-    _gate_2(gates["G2"], question, [rule for rule in by_kind["PERMIT"] if not rule.relaxes_consent], regimes, origin)
-    for rule in by_kind["PROHIBIT"]:
+        return Evaluation(gates, False)
+    question = ask(facts, law.at)
+    _gate_2(gates["G2"], question, law)
+    for rule in law.prohibitions:
         _prohibit(gates[rule.gate], question, rule)
-    for rule in by_kind["REQUIRE"]:
+    for rule in law.requirements:
         if rule.gate != "G3":
             _require(gates[rule.gate], question, rule)
-    for rule in by_kind["OBLIGE"]:
+    for rule in law.obligations:
         _oblige(gates[rule.gate], question, rule)
-    is_alert |= _gate_3(gates["G3"], question, by_kind)
+    is_alert = _gate_3(gates["G3"], question, law)
     if facts.action != "STORE":
-        _gate_4(gates["G4"], question, by_kind["REQUIRE"])
-    if facts.action not in ("ROUTE", "STORE"):
+        _gate_4(gates["G4"], question, law)
+    if facts.action not in ACTIONS_WITHOUT_LOGIN:
         is_alert |= _gate_6(gates["G6"], facts)
     return Evaluation(gates, is_alert)
 
 
-def _gate_0(gate: Gate, facts: Facts) -> bool:
+def _gate_0(gate: Gate, facts: Facts) -> None:
     """Facts present, of known places, and fresh."""
-    gate.note("ALLOW")
     if facts.missing:
         gate.note("DENY", *(f"FACT_MISSING:{name}" for name in facts.missing))
     places = ["origin.jurisdiction", "patient.jurisdiction", "storage.country"]
@@ -108,19 +105,18 @@ def _gate_0(gate: Gate, facts: Facts) -> bool:
         if code is not None and not is_known(code):
             gate.note("DENY", f"JURISDICTION_UNKNOWN:{code}")
     observed_at = facts.values.get("login.observed_at")
-    if facts.action in ("ROUTE", "STORE") or observed_at is None or facts.at is None:
-        return False
+    if facts.action in ACTIONS_WITHOUT_LOGIN or observed_at is None or facts.at is None:
+        return
     if observed_at > facts.at:  # a clock has run backwards somewhere: what was seen later proves nothing about now
         gate.note("DENY", "FACT_FUTURE:login.observed_at")
     elif facts.at - observed_at > LOGIN_AGE_MAX:
         gate.note("DENY", "FACT_STALE:login.observed_at")
-    return False
 
 
 def _scope(gate: Gate, question: Question, rule: Rule, places: Iterable[str]) -> bool | None:
     """Whether `rule` is about this case; None where a fact it asks about is not known (the fact is noted)."""
     reached = rule.destination.is_any and rule.destination_outside is None
-    if not reached and not any(question.reaches(rule, place) for place in places):
+    if not reached and not any(reaches(rule, place, question.at) for place in places):
         return False
     result, unknown = question.holds(rule.tests)
     if result is None:
@@ -165,39 +161,37 @@ def _oblige(gate: Gate, question: Question, rule: Rule) -> None:
         gate.obligations += rule.obligations
 
 
-def _gate_2(gate: Gate, question: Question, permits: list[Rule], regimes: Mapping[str, Territory], origin: str) -> None:
+def _gate_2(gate: Gate, question: Question, law: LiveLaw) -> None:
     """Every regime of the origin must permit every place the data comes to: where the reader is, and where it is kept."""
-    concerned = sorted(name for name, territory in regimes.items() if territory.matches(origin, question.at))
-    if not concerned:
-        gate.note("DENY", f"JURISDICTION_UNKNOWN:{origin}")
+    if not law.regimes:
+        gate.note("DENY", f"JURISDICTION_UNKNOWN:{question.facts.values['origin.jurisdiction']}")
     storage = question.facts.values.get("storage.country")
     places = [("READER", place) for place in question.destinations]
     if storage is not None:
         places.append(("STORAGE", storage))
     mechanisms: list[frozenset[str]] = []
     stood_on: set[str] = set()
-    for regime in concerned:
-        candidates = [rule for rule in permits if rule.regime == regime]
+    for regime in law.regimes:
         for role, place in places:
-            met = _permit(gate, question, [rule for rule in candidates if role in rule.covers], role, place, regime)
+            met = _permit(gate, question, law.permits_reaching(regime, role, place), role, place, regime)
             mechanisms.append(frozenset(rule.mechanism for rule, _ in met if rule.mechanism is not None))
             if met and met[0][0].id not in stood_on:
                 rule, finding = met[0]
                 stood_on.add(rule.id)
                 gate.rely(rule, finding, "MET")
                 gate.obligations += rule.obligations
-                if role == "READER" or question.facts.action == "STORE":  # what is asked about; the other stands in the gate's rules
-                    gate.note("ALLOW", rule.id)
+            if met and (role == "READER" or question.facts.action == "STORE"):  # what is asked about; the other stands in the rules
+                gate.note("ALLOW", met[0][0].id)
     question.mechanisms = tuple(mechanisms)
 
 
-def _permit(gate: Gate, question: Question, candidates: list[Rule], role: str, place: str, regime: str) -> list[tuple[Rule, Finding]]:
+def _permit(
+    gate: Gate, question: Question, candidates: Sequence[Rule], role: str, place: str, regime: str
+) -> list[tuple[Rule, Finding]]:
     """The permits met for `place`, the one to stand on first: a confirmed one, then by mechanism, then by id."""
     met: list[tuple[Rule, Finding]] = []
     failed: list[str] = []
     for rule in candidates:
-        if not question.reaches(rule, place):
-            continue
         scope, unknown = question.holds(rule.tests)
         if scope is False:
             continue
@@ -214,18 +208,18 @@ def _permit(gate: Gate, question: Question, candidates: list[Rule], role: str, p
     return sorted(met, key=lambda pair: (not pair[0].is_confirmed, pair[0].rank, pair[0].id))
 
 
-def _gate_3(gate: Gate, question: Question, by_kind: Mapping[str, list[Rule]]) -> bool:
+def _gate_3(gate: Gate, question: Question, law: LiveLaw) -> bool:
     """Consent, from the law and from the hospital's own practice. Returns whether break-glass was invoked."""
     facts = question.facts
     status = facts.values.get("consent.status")
     if status in ("WITHDRAWN", "REFUSED"):  # somebody said no: asked for or not, that stands
         gate.note("DENY", f"CONSENT_{status}")
-    relaxing = _break_glass(gate, question, by_kind["PERMIT"])
+    relaxing = _break_glass(question, law.relaxing)
     is_invoked = relaxing is not None
     question.is_consent_relaxed = is_invoked and status == "UNKNOWN"
     # What other gates found about consent was found without break-glass; here it is asked anew.
     asked = Question(facts, question.at, question.destinations, question.locations, question.mechanisms, question.is_consent_relaxed)
-    for rule in by_kind["REQUIRE"]:
+    for rule in law.requirements:
         if rule.gate == "G3":
             _require(gate, asked, rule)
     if "CONSENT_REQUIRED" in facts.flags:
@@ -240,25 +234,25 @@ def _gate_3(gate: Gate, question: Question, by_kind: Mapping[str, list[Rule]]) -
     return is_invoked
 
 
-def _break_glass(gate: Gate, question: Question, permits: list[Rule]) -> Rule | None:
+def _break_glass(question: Question, relaxing: Sequence[Rule]) -> Rule | None:
     """The rule that lets break-glass relax consent here; None where it was not invoked, or not in full."""
     values = question.facts.values
     if not all(f"break_glass.{name}" in values for name in ("reason_code", "text", "requested_by")):
         return None
-    found = [rule for rule in permits if rule.relaxes_consent and question.holds(rule.tests)[0] is True]
+    found = [rule for rule in relaxing if question.holds(rule.tests)[0] is True]
     return min(found, key=lambda rule: (not rule.is_confirmed, rule.id), default=None)
 
 
-def _gate_4(gate: Gate, question: Question, requires: list[Rule]) -> None:
+def _gate_4(gate: Gate, question: Question, law: LiveLaw) -> None:
     """That a licence is asked for at all, and what the hospital asks beyond the law."""
-    if not any(rule.gate == "G4" and any(need.name == "LICENCE" for need in rule.needs) for rule in requires):
+    if not any(rule.gate == "G4" and any(need.name == "LICENCE" for need in rule.needs) for rule in law.requirements):
         gate.note("DENY", f"CRED_RULE_MISSING:{question.facts.values['origin.jurisdiction']}")
     for flag in sorted(question.facts.flags):
         if not flag.startswith(REQUIRE_REGISTER):
             continue
         register = flag.removeprefix(REQUIRE_REGISTER)
         wanted = Wanted("credential", "REGISTRATION", (), None, frozenset(), "", register, None, PSV_MAX_AGE_DAYS, ())
-        finding = question._find(wanted)
+        finding = question.look_for(wanted)
         gate.relied += finding.relied
         if not finding.is_met:
             gate.note("DENY", f"CRED_HOSPITAL_POLICY:{register}", *finding.reasons)

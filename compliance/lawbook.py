@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from compliance.jurisdiction import CODE, Membership, Territory, compile_territory, is_known
 from compliance.law_confirmation import Confirmations, LawManifest, verify_confirmations
+from compliance.live_law import LiveLaw, live_law
 from compliance.rule import Instant, Rule, RuleText, Sets, compile_rule
 from crypto.canonical import digest
 from crypto.errors import BadInput, Conflict
@@ -62,6 +64,7 @@ class LawBundle:
     regimes: Mapping[str, Territory]
     sets: Sets
     _by_origin: dict[str, tuple[Rule, ...]] = field(default_factory=dict, compare=False, repr=False)
+    _last_live: list[tuple[tuple[Any, ...], LiveLaw]] = field(default_factory=list, compare=False, repr=False)
     _stamp: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def rules_for(self, origin: str) -> tuple[Rule, ...]:
@@ -74,6 +77,16 @@ class LawBundle:
                 if rule.origin.is_any or {origin, origin[:2]} & (rule.origin.always | set(rule.origin.dated))
             )
         return found
+
+    def live(self, origin: str, action: str, at: datetime, known_at: datetime) -> LiveLaw:
+        """The rules that can bear on this kind of question; the last answer is kept, for one study is asked about many readers."""
+        key = (origin, action, at, known_at)
+        for last_key, found in self._last_live:
+            if last_key == key:
+                return found
+        made = live_law(self.rules_for(origin), self.regimes, origin, action, at, known_at)
+        self._last_live[:] = [(key, made)]
+        return made
 
     def stamp_record(self) -> dict[str, Any]:
         """Which packs and whose confirmations, as a decision's record names them."""

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 
 from compliance.facts_schema import Credential, Evidence, Facts
 from compliance.jurisdiction import most_specific
-from compliance.rule import PSV_MAX_AGE_DAYS, Rule, Test, Wanted
+from compliance.rule import PSV_MAX_AGE_DAYS, Test, Wanted
 
 _DIRECT_PRIVILEGE = Wanted("credential", "PRIVILEGE", (), None, frozenset(), "", None, None, PSV_MAX_AGE_DAYS, ())
 
@@ -69,26 +69,11 @@ class Question:
         for need in needs:
             finding = self._found.get(id(need))
             if finding is None:
-                finding = self._found[id(need)] = self._find(need)
+                finding = self._found[id(need)] = self.look_for(need)
             is_met = is_met and finding.is_met
             reasons += finding.reasons
             relied += finding.relied
         return Finding(is_met, tuple(reasons), tuple(relied) if is_met else ())
-
-    def applies(self, rule: Rule, origin: str, known_at: datetime) -> bool:
-        """Whether `rule` is in force and known, and about this action and origin; its conditions are not asked."""
-        return (
-            self.facts.action in rule.actions
-            and rule.valid_from <= self.at
-            and (rule.valid_to is None or self.at < rule.valid_to)
-            and rule.known_from <= known_at
-            and rule.origin.matches(origin, self.at)
-        )
-
-    def reaches(self, rule: Rule, place: str) -> bool:
-        """Whether `place` is one of the destinations of `rule`."""
-        outside = rule.destination_outside
-        return rule.destination.matches(place, self.at) and (outside is None or not outside.matches(place, self.at))
 
     def _test(self, test: Test, unknown: list[str]) -> bool | None:
         if test.form == "flag":
@@ -124,7 +109,8 @@ class Question:
             return bool(value < test.number)
         return bool(value) is bool(test.number)
 
-    def _find(self, need: Wanted) -> Finding:
+    def look_for(self, need: Wanted) -> Finding:
+        """Whether `need` is on file, asked anew. (`find` remembers by identity, which only rules' own needs keep.)"""
         if need.form == "evidence":
             return self._find_evidence(need)
         if need.form == "credential":

@@ -312,4 +312,3 @@ def _write_whole(path: Path, text: str, mode: int) -> None:
 def _stop(message: str, code: int) -> NoReturn:
     typer.echo(message, err=True)
     raise typer.Exit(code)
-

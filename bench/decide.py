@@ -1,0 +1,85 @@
+"""How long a decision takes: one, with the full law, its record and digest; and one study against 1,000 readers.
+
+    python -m bench.decide [--rounds 20] [--readers 1000] [--json FILE] [--check]
+
+Times are processor seconds of this one process, so that a busy machine does not show; the wall clock stands beside them.
+--check exits 1 where the median decision takes more than 1 ms or the 1,000 readers more than 300 ms.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from compliance.decision import decide, eligible_readers
+from compliance.lawbook import load_law
+from tests.decision_cases import base_facts, decision_cases
+
+DECISION_SECONDS_MAX = 0.001
+ELIGIBILITY_SECONDS_MAX = 0.300
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--readers", type=int, default=1000)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    law = load_law()
+    facts = [case.facts for case in decision_cases()]
+    for document in facts:
+        decide(document, law).document_bytes()
+    decisions = []
+    for _ in range(options.rounds):
+        decisions += [_seconds(lambda document=document: decide(document, law).document_bytes()) for document in facts]
+    study, readers = _eligibility_question(options.readers)
+    eligibility = [_seconds(lambda: eligible_readers(study, readers, law)) for _ in range(5)]
+    result = {
+        "rules": len(law.rules),
+        "decisions": len(decisions),
+        "decision_ms_median": round(_median(decisions) * 1000, 3),
+        "decision_ms_p99": round(statistics.quantiles([cpu for cpu, _ in decisions], n=100)[98] * 1000, 3),
+        "decision_wall_ms_median": round(statistics.median(wall for _, wall in decisions) * 1000, 3),
+        "readers": options.readers,
+        "eligibility_ms_median": round(_median(eligibility) * 1000, 1),
+        "eligibility_wall_ms_median": round(statistics.median(wall for _, wall in eligibility) * 1000, 1),
+    }
+    text = json.dumps(result, indent=1)
+    print(text)
+    if options.json is not None:
+        options.json.write_text(text + "\n")
+    is_good = _median(decisions) <= DECISION_SECONDS_MAX and _median(eligibility) <= ELIGIBILITY_SECONDS_MAX
+    return 0 if is_good or not options.check else 1
+
+
+def _seconds(work: Any) -> tuple[float, float]:
+    """(processor seconds, wall seconds) of one call."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    work()
+    return time.process_time() - cpu, time.perf_counter() - wall
+
+
+def _median(measured: list[tuple[float, float]]) -> float:
+    return statistics.median(cpu for cpu, _ in measured)
+
+
+def _eligibility_question(count: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """An Irish study, and readers from all the acceptance cases under ids of their own."""
+    study = base_facts()
+    study["action"] = "ROUTE"
+    cases = decision_cases()
+    readers = []
+    for number in range(count):
+        facts = cases[number % len(cases)].facts
+        readers.append({"reader": {**facts["reader"], "id": f"r{number}"}, "evidence": facts["evidence"]})
+    return study, readers
+
+
+if __name__ == "__main__":
+    sys.exit(main())
