@@ -69,7 +69,7 @@ WORKS = {
 
 def payloads(work: Work) -> list[tuple[str, bytes]]:
     """(SOP Instance UID, encoded data set) of each instance: one header, one noise, and a UID of its own."""
-    stem = f"2.25.{int.from_bytes(os.urandom(8), 'big'):020d}"
+    stem = f"2.25.1{int.from_bytes(os.urandom(8), 'big'):020d}"
     study, template = f"{stem}1", f"{stem}2.{'9' * _UID_DIGITS}"
     dataset = Dataset()
     dataset.SpecificCharacterSet = "ISO_IR 100"
@@ -154,7 +154,7 @@ def _message(sop_class_uid: str, sop_instance_uid: str, payload: bytes, message_
         struct.pack("<HHI", 0, number, len(value) + len(value) % 2) + value + b"\0" * (len(value) % 2) for number, value in elements
     )
     command = struct.pack("<HHII", 0, 0, 4, len(body)) + body
-    pieces = [struct.pack(">BBIIBB", 4, 0, len(command) + 6, len(command) + 2, 1, 3), command]
+    pieces: list[bytes | memoryview] = [struct.pack(">BBIIBB", 4, 0, len(command) + 6, len(command) + 2, 1, 3), command]
     view = memoryview(payload)
     for at in range(0, len(view), fragment):
         part = view[at : at + fragment]
