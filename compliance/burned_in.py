@@ -18,11 +18,12 @@ DICOM PS3.15 E.3.1, Clean Pixel Data Option.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from compliance.burned_in_text import IdentityForms, TextKind, identity_forms, text_kind
@@ -44,6 +45,8 @@ _ROUNDS_MAX = 3
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _PROOF_MARGIN_PIXELS = 80
 """A date found beside a name that was not: the proof looks closely at what stands around each box."""
+_CLOSE_PIXELS_MAX = 130_000
+"""Where the boxes' surroundings are larger, they are read as the frame was: a page of text would take minutes."""
 
 
 @dataclass(frozen=True)
@@ -123,13 +126,15 @@ def _screened(
         outcome: Outcome = "CLEANED" if overlays else "CLEAN"
         return PixelScreening(outcome, "", (), result, risk, pictures, names, overlays)
     # 4. what was blanked is read again; a box that was too small grows
+    fresh = 0
     for _ in range(_ROUNDS_MAX):
         cleaned = blanked(result, shape, [box.box for box in boxes])
         cleaned_shape = pixel_shape(cleaned) if bytes_max is None else pixel_shape(cleaned, bytes_max=bytes_max)
-        near = _around(looks_of(cleaned, cleaned_shape), boxes)
-        left, more = _readings(near, [box.box for box in boxes], identity, detector, closely=True)
+        near = _near(boxes[fresh:], shape)
+        closely = int(near.sum()) <= _CLOSE_PIXELS_MAX
+        left, more = _readings(_levelled(looks_of(cleaned, cleaned_shape), near), [], identity, detector, closely=closely)
         pictures += more
-        count = len(boxes)
+        count = fresh = len(boxes)
         held = _decide(left, boxes, dataset, shape)
         if held:
             return PixelScreening("HOLD", "TEXT_ON_ANATOMY", (*boxes, *held), dataset, risk, pictures, names)
@@ -196,13 +201,17 @@ def _has_the_shape_of_a_line(reading: _Reading) -> bool:
     return reading.signs >= LEGIBLE_SIGNS and max(x1 - x0, y1 - y0) > 2 * min(x1 - x0, y1 - y0)
 
 
-def _around(looks: Iterable[Look], boxes: Sequence[ScreenedBox]) -> Iterable[Look]:
+def _near(boxes: Sequence[ScreenedBox], shape: PixelShape) -> NDArray[np.bool_]:
+    near = np.zeros((shape.rows, shape.columns), bool)
+    margin = _PROOF_MARGIN_PIXELS
+    for x0, y0, x1, y1 in (box.box for box in boxes):
+        near[max(0, y0 - margin) : y1 + margin, max(0, x0 - margin) : x1 + margin] = True
+    return near
+
+
+def _levelled(looks: Iterable[Look], near: NDArray[np.bool_]) -> Iterator[Look]:
     """The looks, with everything far from the boxes levelled: what is unchanged there has been read before."""
     for look in looks:
-        near = np.zeros(look.grey.shape, bool)
-        for x0, y0, x1, y1 in (box.box for box in boxes):
-            margin = _PROOF_MARGIN_PIXELS
-            near[max(0, y0 - margin) : y1 + margin, max(0, x0 - margin) : x1 + margin] = True
         yield Look(np.where(near, look.grey, look.grey.min()), look.frame)
 
 
