@@ -255,13 +255,15 @@ def _read_flags(raw: Any) -> frozenset[str]:
 
 
 def _read_item(name: str, raw: Mapping[str, Any], types: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    unknown = raw.keys() - types.keys()
+    if unknown:
+        raise BadInput(f"unknown attribute: {_quoted(f'{name}.{min(unknown, key=str)}')}")
     values: dict[str, Any] = {}
     written: dict[str, Any] = {}
-    for key, value in raw.items():
-        if key not in types:
-            raise BadInput(f"unknown attribute: {_quoted(f'{name}.{key}')}")
+    for key, kind in types.items():  # in the vocabulary's order, so that equal items are written equally
+        value = raw.get(key)
         if value is not None:
-            values[key], written[key] = _read_value(f"{name}.{key}", types[key], value)
+            values[key], written[key] = _read_value(f"{name}.{key}", kind, value)
     return values, written
 
 
@@ -281,7 +283,7 @@ def _read_credentials(raw: Any) -> list[tuple[Credential, dict[str, Any]]]:
         written["kind"] = kind
         credential = Credential(kind, values, values.get("issued"), values.get("expires"), values.get("psv_at"), gaps)
         found.append((credential, written))
-    return sorted(found, key=lambda pair: repr(sorted(pair[1].items())))
+    return sorted(found, key=lambda pair: repr(pair[1]))
 
 
 def _read_evidence(raw: Any) -> list[tuple[Evidence, dict[str, Any]]]:
@@ -298,7 +300,7 @@ def _read_evidence(raw: Any) -> list[tuple[Evidence, dict[str, Any]]]:
             gaps,
         )
         found.append((evidence, written))
-    return sorted(found, key=lambda pair: repr(sorted(pair[1].items())))
+    return sorted(found, key=lambda pair: repr(pair[1]))
 
 
 def _read_sources(raw: Any) -> dict[str, str]:
