@@ -279,3 +279,10 @@ def test_eligibility_is_one_decision_per_reader(law: LawBundle) -> None:
     study["action"] = "ROUTE"
     readers = [{"reader": base_facts()["reader"]}, {"reader": {**base_facts()["reader"], "credentials": []}}]
     assert [decision.outcome for decision in eligible_readers(study, readers, law)] == ["ALLOW", "DENY"]
+
+
+@pytest.mark.parametrize(("case", "counter"), [("S14a", "us_persons_12_months"), ("S18a", "sensitive_persons_this_year")])
+def test_a_counter_a_rule_asks_about_and_nobody_kept_denies_by_name(case: str, counter: str, law: LawBundle) -> None:
+    facts = {**facts_of(case), "counters": {}}
+    decision = decide(facts, law)
+    assert decision.outcome == "DENY" and f"FACT_MISSING:counters.{counter}" in decision.reasons
