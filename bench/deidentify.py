@@ -152,6 +152,7 @@ def main() -> None:
     noise = np.zeros((512, 512), np.int16)
     for index in range(arguments.ct):
         one = Dataset(base)
+        one.file_meta = base.file_meta
         one.SOPInstanceUID, one.InstanceNumber = f"1.2.826.0.1.3680043.9.{index + 1}.7", index + 1
         one.ImagePositionPatient, one.SliceLocation = [-120.5, -130.25, index * 1.25], index * 1.25
         one.ContentTime = (dt.datetime(2026, 3, 14, 9) + dt.timedelta(seconds=index / 3)).strftime("%H%M%S.%f")

@@ -111,16 +111,16 @@ def deidentify(
     if pixels is not None:
         laid = _laid(payload, pixels, syntax, facts, compress)
     _stamp(written, model, under, facts, laid, screened)
-    head = b"".join(part for _, part in written)
-    output = head + laid.element if laid else head
-    frames = tuple((len(head) + offset, length) for offset, length in laid.frames) if laid else ()
+    parts: list[bytes | memoryview] = [part for _, part in written]
+    head_bytes = sum(map(len, parts))
+    output = b"".join([*parts, *laid.pieces]) if laid else b"".join(parts)
+    frames = tuple((head_bytes + offset, length) for offset, length in laid.frames) if laid else ()
     # 4.
     scan: ResidualScan = under.memo.get("scan") or ResidualScan(under)
     under.memo["scan"] = scan
-    scan.check(output, len(head))
+    scan.check(output, head_bytes)
     if laid and pixels is not None:
-        vr = output[len(head) + 4 : len(head) + 6].decode("ascii")
-        model[f"{pixels.tag:08X}"] = {"vr": vr, "BulkDataURI": f"bulkdata/{pixels.tag:08X}"}
+        model[f"{pixels.tag:08X}"] = {"vr": laid.vr, "BulkDataURI": f"bulkdata/{pixels.tag:08X}"}
     return _made(source, model, output, laid, frames, rewriter, under)
 
 

@@ -31,7 +31,7 @@ from compliance.element_values import BULK_VRS, TEXT_VRS, json_values
 from compliance.identified import Pseudonymity
 from compliance.private_elements import safe_creators, safe_groups, safe_vr
 from compliance.profile_table import load_table, resolve, tag_text
-from compliance.value_rules import CODING_TAGS, ValueRules
+from compliance.value_rules import ValueRules
 from crypto.errors import RefusedContent
 
 MEMO_ENTRIES_MAX = 30_000
@@ -184,7 +184,7 @@ class Rewriter:
             return listed if listed in ("X", "Z") else "U" if vr == "UI" else "D"
         if context.mode.startswith("item:") and tag in structured_content.VALUE_TAGS.values():
             return context.mode[5:]
-        if tag >> 24 == 0x60 and not context.graphics_screened:
+        if tag >> 24 == 0x60 and (not context.graphics_screened or context.parent is not None):
             return "X"
         if tag >> 24 == 0x50:
             return "X"
@@ -201,7 +201,7 @@ class Rewriter:
             return "X"
         if vr == "PN":
             return "Z"
-        if vr in ("DA", "DT", "TM") and tag not in CODING_TAGS:
+        if vr in ("DA", "DT", "TM"):
             if self._profile.has(Option.RETAIN_FULL_DATES):
                 return "K"
             return "C" if self._profile.has(Option.RETAIN_MODIFIED_DATES) else "Z"

@@ -112,18 +112,17 @@ def _texts(values: Iterable[str]) -> frozenset[str]:
 
 
 #: Kind of a table row by words of its keyword; the first that matches.
-_KINDS = (
-    ("places", re.compile(r"Address|CountryOf|RegionOf|PostalCode|City")),
-    ("contacts", re.compile(r"Telephone|Telecom|Phone|Email|URL|URI")),
-    (
-        "institutions",
-        re.compile(r"Institution|Organization|Department|Location|SiteName|CenterName|Facility|Residence|Issuer|Committee|Sponsor"),
-    ),
-    ("staff_names", re.compile(r"Physician|Operator|Performer|Observer|Recorder|Reviewer|Author|Interpretation.*By|HumanPerformer")),
-    (
-        "devices",
-        re.compile(r"Station|Device|Detector|Gantry|Generator|Cassette|Plate|Lens|Serial|AETitle|NetworkID|Machine|XRaySource|AE$|Camera"),
-    ),
+_KINDS = tuple(
+    (kind, re.compile(words))
+    for kind, words in (
+        ("institutions", r"^Institution|SiteID|SourceOfPrevious|Committee|CoordinatingCenter"),
+        ("places", r"Address|CountryOf|RegionOf|PostalCode|City"),
+        ("contacts", r"Telephone|Telecom|Phone|Email|URL|URI"),
+        ("institutions", r"Institution|Organization|Department|Location|SiteName|CenterName|Facility|Residence|Issuer|Sponsor"),
+        ("staff_names", r"Physician|Operator|Performer|Observer|Recorder|Reviewer|Author|Interpretation.*By|HumanPerformer"),
+        ("devices", r"Station|Device|Detector|Gantry|Generator|Cassette|Plate|Lens|Serial|AETitle|NetworkID|Machine|XRaySource|AE$|Camera"),
+        ("devices", r"ModifyingSystem|SourceManufacturer|Originator|ManufacturerDevice"),
+    )
 )
 #: Words of belief, rank or state single nobody out and are everyday words: removed where they stand, not searched for elsewhere.
 _NOT_SEARCHED = re.compile(

@@ -30,7 +30,6 @@ from crypto.errors import RefusedContent
 _LONG = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
 _TEXT = frozenset({"AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"})
 _WRITTEN_BY_US = frozenset({0x00100010, 0x00100020, 0x00080050, 0x00120062, 0x00120063, 0x00120064, 0x00280303, 0x00080005})
-_CODING_TAGS = frozenset({0x00080103, 0x00080106, 0x00080107})
 _UID = re.compile(rb"[0-2](?:\.(?:0|[1-9]\d*)){4,}")
 
 
@@ -94,7 +93,9 @@ class ResidualScan:
         for name in identity.patient_names | identity.staff_names:
             yield from (part for part in re.split(r"[\^=\s]+", name) if not part.isascii() and not _plain_words(part) <= common | TITLES)
         yield from (contact for contact in identity.contacts if len(contact) >= 6)
-        yield from self._days
+        # Retain Device Identity keeps the days of calibrations, which may be any day of the study's.
+        births = {f"{day:%Y%m%d}" for day in identity.birth_dates}
+        yield from (self._days & births if self._profile.has(Option.RETAIN_DEVICE) else self._days)
 
     def check(self, payload: bytes, pixel_start: int) -> None:
         """Nothing identifying is left in `payload`, whose pixel data element starts at `pixel_start` (its length where there is none).
@@ -143,7 +144,8 @@ class ResidualScan:
         elif element.vr == "UI":
             self._uids(tag, value)
         elif element.vr in ("DA", "DT"):
-            if tag not in _CODING_TAGS and any(part[:8] in self._days for part in value.decode("latin-1").split("\\")):
+            kept = load_table().action(tag, self._profile) == "K"
+            if not kept and any(part[:8] in self._days for part in value.decode("latin-1").split("\\")):
                 raise RefusedContent("RESIDUAL_IDENTITY", "an original day is left", tag=tag_text(tag))
         elif element.vr in _TEXT and tag not in _WRITTEN_BY_US:
             self._text(tag, value)
@@ -165,7 +167,7 @@ class ResidualScan:
             raise _not_held(tag, "Table E.1-1 empties it")
 
     def _uids(self, tag: int, value: bytes) -> None:
-        if self._profile.has(Option.RETAIN_UIDS):
+        if self._profile.has(Option.RETAIN_UIDS) or load_table().action(tag, self._profile) == "K":
             return
         for part in value.decode("latin-1").strip("\0 ").split("\\"):
             if part and not part.startswith(("2.25.", "1.2.840.10008.", "2.16.840.1.113883.6.")):

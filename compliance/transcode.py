@@ -63,9 +63,10 @@ class PixelDescription:
 
 @dataclass(frozen=True, slots=True)
 class WrittenPixels:
-    """The pixel data element, encoded; `frames` as (offset, length) from the element's first byte; `made_interleaved` if planes were."""
+    """The pixel data element in pieces; `frames` as (offset, length) from its first byte; `made_interleaved` if planes were."""
 
-    element: bytes
+    pieces: tuple[bytes | memoryview, ...]
+    vr: str
     transfer_syntax_uid: str
     frames: tuple[tuple[int, int], ...]
     digest: str
@@ -86,7 +87,8 @@ def write_pixels(
     total = (shape.frame_bits() * shape.frames + 7) // 8
     if end - value < total:
         raise RefusedContent("TRUNCATED_PIXELS", "fewer bytes than the frames need", tag=_PIXEL_TAG)
-    native = buf[value : value + total]
+    # Half a megabyte is not copied before it must be.
+    native = memoryview(buf)[value : value + total]
     can_compress = tag == 0x7FE00010 and shape.bits_allocated in (8, 16) and shape.samples in (1, 3) and "_422" not in shape.photometric
     if compress and can_compress:
         written = _compressed(native, shape)
@@ -95,22 +97,22 @@ def write_pixels(
     return _native(tag, vr, native, shape)
 
 
-def _native(tag: int, vr: str, native: bytes, shape: PixelDescription) -> WrittenPixels:
+def _native(tag: int, vr: str, native: memoryview, shape: PixelDescription) -> WrittenPixels:
     code = vr if tag != 0x7FE00010 else ("OW" if shape.bits_allocated > 8 or vr == "OW" else "OB")
-    padded = native + b"\0" * (len(native) & 1)
-    if len(padded) > 0xFFFFFFFE:
+    padding = len(native) & 1
+    if len(native) + padding > 0xFFFFFFFE:
         raise RefusedContent("PIXELS_TOO_LARGE", "more than a native element can hold", tag=_PIXEL_TAG)
-    header = struct.pack("<HH2sHI", tag >> 16, tag & 0xFFFF, code.encode(), 0, len(padded))
+    header = struct.pack("<HH2sHI", tag >> 16, tag & 0xFFFF, code.encode(), 0, len(native) + padding)
     if shape.frame_bits() % 8:
         places = [(len(header), len(native))]
     else:
         length = shape.frame_bits() // 8
         places = [(len(header) + index * length, length) for index in range(shape.frames)]
-    element = header + padded
-    return WrittenPixels(element, EXPLICIT_VR_LITTLE_ENDIAN, tuple(places), _digest(element, places))
+    frames = [native[offset - len(header) : offset - len(header) + length] for offset, length in places]
+    return WrittenPixels((header, native, b"\0" * padding), code, EXPLICIT_VR_LITTLE_ENDIAN, tuple(places), _digest(frames))
 
 
-def _compressed(native: bytes, shape: PixelDescription) -> WrittenPixels | None:
+def _compressed(native: memoryview, shape: PixelDescription) -> WrittenPixels | None:
     length = shape.frame_bits() // 8
     kind = np.dtype(("<i" if shape.is_signed else "<u") + str(shape.bits_allocated // 8))
     interleave = shape.samples == 3 and shape.planar == 1
@@ -130,8 +132,8 @@ def _compressed(native: bytes, shape: PixelDescription) -> WrittenPixels | None:
         if stream is None:
             return None
         streams.append(stream)
-    element, places = encapsulate(streams)
-    return WrittenPixels(element, HTJ2K_LOSSLESS, tuple(places), _digest(element, places), interleave, cleared)
+    pieces, places, digest = encapsulate(streams)
+    return WrittenPixels(pieces, "OB", HTJ2K_LOSSLESS, tuple(places), digest, interleave, cleared)
 
 
 def _lossless(frame: NDArray[np.generic]) -> bytes | None:
@@ -168,18 +170,18 @@ def _encapsulated(buf: bytes, value: int, end: int, transfer_syntax_uid: str, sh
     parts = fragments(buf, value, end + 8)
     if not parts:
         raise RefusedContent("MALFORMED_PIXELS", "no offset table and no fragment", tag=_PIXEL_TAG)
-    table, pieces = parts[0], parts[1:]
-    if not pieces:
+    table, stored = parts[0], parts[1:]
+    if not stored:
         raise RefusedContent("TRUNCATED_PIXELS", "no fragment", tag=_PIXEL_TAG)
     if transfer_syntax_uid.startswith(_VIDEO):
-        groups = [list(pieces)]
+        groups = [list(stored)]
     else:
-        groups = _frames_of(buf, table, pieces, shape.frames)
+        groups = _frames_of(buf, table, stored, shape.frames)
     streams = [b"".join(buf[start:stop] for start, stop in group) for group in groups]
     if any(len(stream) < 2 for stream in streams):
         raise RefusedContent("TRUNCATED_PIXELS", "a frame without bytes", tag=_PIXEL_TAG)
-    element, places = encapsulate(streams)
-    return WrittenPixels(element, transfer_syntax_uid, tuple(places), _digest(element, places))
+    pieces, places, digest = encapsulate(streams)
+    return WrittenPixels(pieces, "OB", transfer_syntax_uid, tuple(places), digest)
 
 
 def _frames_of(buf: bytes, table: tuple[int, int], pieces: Sequence[tuple[int, int]], frames: int) -> list[list[tuple[int, int]]]:
@@ -199,8 +201,8 @@ def _frames_of(buf: bytes, table: tuple[int, int], pieces: Sequence[tuple[int, i
     return [list(pieces[one:two]) for one, two in zip(first, [*first[1:], len(pieces)], strict=True)]
 
 
-def encapsulate(streams: Sequence[bytes]) -> tuple[bytes, list[tuple[int, int]]]:
-    """(the OB element with one fragment a frame, (offset, length) of each within it); PS3.5 A.4."""
+def encapsulate(streams: Sequence[bytes]) -> tuple[tuple[bytes, ...], list[tuple[int, int]], str]:
+    """(pieces of the OB element with one fragment a frame, (offset, length) of each within it, the frames' digest); PS3.5 A.4."""
     padded = [stream + b"\0" * (len(stream) & 1) for stream in streams]
     offsets: list[int] = []
     total = 0
@@ -216,13 +218,12 @@ def encapsulate(streams: Sequence[bytes]) -> tuple[bytes, list[tuple[int, int]]]
         places.append((pos + 8, len(stream)))
         pos += 8 + len(stream)
     pieces.append(struct.pack("<HHI", 0xFFFE, 0xE0DD, 0))
-    return b"".join(pieces), places
+    return tuple(pieces), places, _digest(padded)
 
 
-def _digest(element: bytes, places: Sequence[tuple[int, int]]) -> str:
+def _digest(frames: Sequence[bytes | memoryview]) -> str:
     state = hashlib.sha256()
-    view = memoryview(element)
-    for offset, length in places:
-        state.update(length.to_bytes(8, "big"))
-        state.update(view[offset : offset + length])
+    for frame in frames:
+        state.update(len(frame).to_bytes(8, "big"))
+        state.update(frame)
     return "sha256:" + state.hexdigest()

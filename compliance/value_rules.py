@@ -18,8 +18,6 @@ from crypto.canonical import keyed_uid
 from crypto.errors import RefusedContent
 
 _PATIENT_NAME, _PATIENT_ID = 0x00100010, 0x00100020
-#: Dates of a code's definition, not of a patient (PS3.3 Table 8.8-1).
-CODING_TAGS = frozenset({0x00080106, 0x00080107, 0x00080103})
 #: UIDs of classes and codings rather than of instances (PS3.6 A): kept where registered, else mapped like any other.
 _REGISTERED = ("1.2.840.10008.", "2.16.840.1.113883.6.")
 
@@ -61,7 +59,7 @@ class ValueRules:
         return self._string_value(tag, vr, text.rstrip("\0 "), action)
 
     def _string_value(self, tag: int, vr: str, text: str, action: str) -> tuple[str, bytes, str] | None:
-        if vr in ("DA", "DT", "TM") and tag not in CODING_TAGS:
+        if vr in ("DA", "DT", "TM"):
             return vr, self._time_value(vr, text, action).encode(), action
         if vr == "AS":
             return vr, "\\".join(capped_age(part) or "" for part in text.split("\\")).encode(), action
