@@ -13,7 +13,7 @@ from compliance.deid_profile import Option
 from compliance.element_values import DUMMIES, STRING_VRS, TEXT_VRS, capped_age, has_form
 from compliance.free_text import TextCleaner
 from compliance.identified import Pseudonymity
-from compliance.profile_table import tag_text
+from compliance.profile_table import load_table, tag_text
 from crypto.canonical import keyed_uid
 from crypto.errors import RefusedContent
 
@@ -66,7 +66,9 @@ class ValueRules:
         if vr == "PN":
             return vr, b"", "Z"
         if vr in TEXT_VRS or vr == "AE":
-            cleaned = self._clean(tag, vr, text, generic=action == "C" or vr in ("LT", "ST", "UT", "UC"))
+            # Long texts the table does not name are read as closely as those it cleans; what it keeps loses only the study's people.
+            unlisted = vr in ("LT", "ST", "UT", "UC") and load_table().action(tag, self._under.profile) != "K"
+            cleaned = self._clean(tag, vr, text, generic=action == "C" or unlisted)
             if vr == "AE" and cleaned != text:
                 cleaned = "REMOVED"
             return vr, cleaned.encode(), action if cleaned == text else "C"

@@ -48,13 +48,16 @@ def vr_of(tag: int) -> str:
 
 def value_for(tag: int, vr: str) -> Any:
     token = f"K{tag:08x}"
+    if tag == 0x00100030:
+        return "19480203"
     if vr == "SQ":
         item = Dataset()
         item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = "T-1", "99T", "Zorvathine knee"
         return Sequence([item])
     values: dict[str, Any] = {
         "DA": f"{ORIGINAL_DAY:%Y%m%d}", "DT": f"{ORIGINAL_DAY:%Y%m%d}101112.5+0100", "TM": "101112.5", "UI": f"1.2.826.0.1.3680043.8.{tag}",
-        "DS": "61.5", "IS": "7", "CS": "M", "AS": "041Y", "US": 3, "UL": 3, "SS": 3, "SL": 3, "FD": 1.5, "FL": 1.5, "PN": f"Nn{tag:08x}^Given",
+        "DS": "61.5", "IS": "7", "CS": "M", "AS": "041Y", "US": 3, "UL": 3, "SS": 3, "SL": 3, "FD": 1.5, "FL": 1.5,
+        "PN": f"Nn{tag:08x}^Given",
         "OB": b"\x07\x08\x09\x0a", "OW": b"\x07\x08\x09\x0a", "UN": b"\x07\x08\x09\x0a", "AE": token, "UR": f"http://h/{token}",
     }  # fmt: skip
     is_cleaned = "cleanDescOpt" in options_of(tag) or "rtnPatCharsOpt" in options_of(tag)
