@@ -87,6 +87,8 @@ class EventType(StrEnum):
     SHRED = "RG_SHRED"
     REFUSED = "RG_REFUSED"
     AMENDED = "RG_AMENDED"
+    LOG_READ = "RG_LOG_READ"
+    LOG_VERIFIED = "RG_LOG_VERIFIED"
 
 
 class Action(StrEnum):

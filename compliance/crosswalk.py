@@ -4,23 +4,23 @@ Invariants
 - A patient has one random pseudonym and one non-zero date offset per hospital, made once, kept for ever (PS3.15 E.1: consistent over priors).
 - Rows are found by keyed digests under the hospital's own secret, never by a value; two hospitals' rows cannot be linked.
 - Identities are sealed: a patient's under the hospital's crosswalk secret, a study's under the study's own key (so that shredding takes it).
-- Only intake and delivery call `open_study_identity`, and every opening is an audit event in the same transaction.
+- Only intake, delivery and the hospital's own pages open identities, and every opening is an audit event in the same transaction.
 """
 
 from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Column, LargeBinary, UniqueConstraint
-from sqlmodel import Field, Session, SQLModel, select
+from sqlmodel import Field, Session, SQLModel, col, select
 
 from compliance import audit
 from compliance.database import UtcDateTime
-from compliance.study import Study, open_study_key
+from compliance.study import Study, StudyStatus, open_study_key
 from crypto.canonical import canonical_json, keyed_digest
 from crypto.errors import NotFound
 from crypto.keys import KeyStore
@@ -28,6 +28,8 @@ from crypto.sealed_box import open_small, seal_small
 
 #: Dates move by up to ten years either way and never by nothing.
 _OFFSET_DAYS_MAX = 3650
+#: An audit entry lists so many studies at most.
+_OPENINGS_PER_ENTRY = 100
 
 
 class PatientLink(SQLModel, table=True):
@@ -115,7 +117,7 @@ def open_study_identity(session: Session, keys: KeyStore, study: Study, *, actor
     link = session.exec(select(StudyLink).where(StudyLink.study_instance_uid == study.study_instance_uid)).first()
     if link is None:
         raise NotFound("the crosswalk does not know the study")
-    opened: dict[str, Any] = json.loads(open_small(open_study_key(keys, study).purpose_key("identity"), link.sealed, _study_context(study)))
+    opened = _open_link(keys, study, link)
     audit.append(
         session,
         audit.AuditEvent(
@@ -129,6 +131,48 @@ def open_study_identity(session: Session, keys: KeyStore, study: Study, *, actor
         ),
         at=now,
     )
+    return opened
+
+
+def open_study_identities(
+    session: Session, keys: KeyStore, studies: Sequence[Study], *, actor: str, purpose: str, now: datetime
+) -> dict[str, dict[str, Any]]:
+    """The identity documents of several studies of one hospital by pseudonymous UID; one audit entry per 100 says which were opened.
+
+    A study without a link, or shredded, is left out.
+
+    Raises: IntegrityFailure.
+    """
+    opened: dict[str, dict[str, Any]] = {}
+    for start in range(0, len(studies), _OPENINGS_PER_ENTRY):
+        batch = {study.study_instance_uid: study for study in studies[start : start + _OPENINGS_PER_ENTRY]}
+        if len({study.hospital_id for study in batch.values()}) > 1:
+            raise ValueError("identities are opened hospital by hospital")
+        links = session.exec(select(StudyLink).where(col(StudyLink.study_instance_uid).in_(batch))).all()
+        found = []
+        for link in links:
+            study = batch[link.study_instance_uid]
+            if study.status != StudyStatus.SHREDDED:
+                opened[study.study_instance_uid] = _open_link(keys, study, link)
+                found.append(study.study_instance_uid)
+        if found:
+            audit.append(
+                session,
+                audit.AuditEvent(
+                    event_id=audit.EventId.PATIENT_RECORD,
+                    event_type=audit.EventType.REIDENTIFY,
+                    action=audit.Action.READ,
+                    actor=actor,
+                    hospital_id=batch[found[0]].hospital_id,
+                    detail={"purpose": purpose, "opened": len(found), "studies": sorted(found)},
+                ),
+                at=now,
+            )
+    return opened
+
+
+def _open_link(keys: KeyStore, study: Study, link: StudyLink) -> dict[str, Any]:
+    opened: dict[str, Any] = json.loads(open_small(open_study_key(keys, study).purpose_key("identity"), link.sealed, _study_context(study)))
     return opened
 
 

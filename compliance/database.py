@@ -96,24 +96,23 @@ class Database:
             except OperationalError as error:
                 raise TemporarilyUnable("the database cannot be read now") from error
             finally:
+                # A rollback expires what was loaded; detached first, rows keep what was read.
+                session.expunge_all()
                 session.rollback()
 
     def close(self) -> None:
         self.engine.dispose()
 
 
-def make_engine(url: str, *, always_writes: bool = False) -> Engine:
-    """An engine with Readgate's conditions: WAL and full synchronisation on SQLite, BEGIN under our own control.
-
-    `always_writes` takes SQLite's write lock at every BEGIN: for a library that does not say beforehand what it will do.
-    """
+def make_engine(url: str) -> Engine:
+    """An engine with Readgate's conditions: WAL and full synchronisation on SQLite, BEGIN under our own control."""
     if not url.startswith("sqlite"):
         return create_engine(url, pool_size=10, max_overflow=20, pool_pre_ping=True)
     engine = create_engine(
         url, connect_args={"check_same_thread": False, "timeout": _BUSY_TIMEOUT_MS / 1000}, pool_size=10, max_overflow=30
     )
     event.listen(engine, "connect", _configure_sqlite)
-    event.listen(engine, "begin", _begin_sqlite_writing if always_writes else _begin_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
@@ -126,10 +125,6 @@ def _configure_sqlite(dbapi_connection: sqlite3.Connection, _record: Any) -> Non
 
 def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get(_WRITES) else "BEGIN")
-
-
-def _begin_sqlite_writing(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def is_unique_violation(error: DBAPIError) -> bool:

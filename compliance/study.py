@@ -6,6 +6,7 @@ patient stands in the crosswalk (crosswalk.py) and nowhere else.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
@@ -15,9 +16,10 @@ from sqlalchemy import JSON, BigInteger, Column, LargeBinary
 from sqlmodel import Field, Session, SQLModel, col, select
 
 from compliance.database import UtcDateTime
-from crypto.canonical import digest
+from crypto.canonical import canonical_json, digest
 from crypto.errors import IntegrityFailure, NotFound
 from crypto.keys import KeyStore, StudyKey
+from crypto.sealed_box import open_small, seal_small
 
 
 class StudyStatus(StrEnum):
@@ -95,8 +97,10 @@ class Instance(SQLModel, table=True):
 
 def study_manifest(study_instance_uid: str, instances: Iterable[Instance]) -> dict[str, Any]:
     """What the study consists of, in UID order; its digest is what a reader signs."""
-    rows = [{"sop_instance_uid": row.sop_instance_uid, "payload_digest": row.payload_digest, "pixel_digest": row.pixel_digest}
-            for row in sorted(instances, key=lambda instance: instance.sop_instance_uid)]
+    rows = [
+        {"sop_instance_uid": row.sop_instance_uid, "payload_digest": row.payload_digest, "pixel_digest": row.pixel_digest}
+        for row in sorted(instances, key=lambda instance: instance.sop_instance_uid)
+    ]
     return {"format": "readgate-study-manifest/1", "study_instance_uid": study_instance_uid, "instances": rows}
 
 
@@ -130,6 +134,20 @@ def open_study_key(keys: KeyStore, study: Study) -> StudyKey:
     if study.status == StudyStatus.SHREDDED:
         raise NotFound("the study was shredded")
     return keys.open_study_key(study.hospital_id, study.study_key_id, study.wrapped_dek)
+
+
+def seal_order_text(study_key: StudyKey, study: Study, texts: dict[str, str]) -> bytes:
+    return seal_small(study_key.purpose_key("order"), canonical_json(texts), study.study_instance_uid.encode())
+
+
+def open_order_text(study_key: StudyKey, study: Study) -> dict[str, str]:
+    """The cleaned order ("indication", "question", "procedure"), empty where there was none. Raises: IntegrityFailure."""
+    if study.order_text_sealed is None:
+        return {}
+    opened: dict[str, str] = json.loads(
+        open_small(study_key.purpose_key("order"), study.order_text_sealed, study.study_instance_uid.encode())
+    )
+    return opened
 
 
 def series_of(session: Session, study_pk: int) -> list[Series]:

@@ -63,9 +63,16 @@ def open_application(data: Path, *, settings: Settings | None = None) -> Applica
     migrate(database)
     keys = FileKeyStore(data / "keys")
     return Application(
-        data=data, settings=chosen, database=database, keys=keys, spool=Spool(data / "spool", keys), vault=open_vault(data, chosen.vault),
-        law=_law(chosen), certificates=CertificateStore(data / "certificates"),
-        log_signer=LogSigner(LOG_ORIGIN, keys.secret("audit-log-signing")))
+        data=data,
+        settings=chosen,
+        database=database,
+        keys=keys,
+        spool=Spool(data / "spool", keys),
+        vault=open_vault(data, chosen.vault),
+        law=_law(chosen),
+        certificates=CertificateStore(data / "certificates"),
+        log_signer=LogSigner(LOG_ORIGIN, keys.secret("audit-log-signing")),
+    )
 
 
 def database_url(data: Path, settings: Settings) -> str:
@@ -80,14 +87,20 @@ def open_vault(data: Path, settings: VaultSettings) -> Vault:
         raise BadInput("vault.kind is local or s3; s3 needs vault.bucket")
     secret = settings.secret_access_key
     access = settings.access_key_id
-    return s3_vault(settings.bucket, endpoint=settings.endpoint or None, region=settings.region or None,
-                    access_key_id=access.get_secret_value() if access is not None else None,
-                    secret_access_key=secret.get_secret_value() if secret is not None else None, allow_http=settings.allow_http)
+    return s3_vault(
+        settings.bucket,
+        endpoint=settings.endpoint or None,
+        region=settings.region or None,
+        access_key_id=access.get_secret_value() if access is not None else None,
+        secret_access_key=secret.get_secret_value() if secret is not None else None,
+    )
 
 
 def _law(settings: Settings) -> LawBundle:
     law = settings.law
     if law.confirmations is None and not law.demo_confirmations:
-        raise BadInput("law.confirmations is not set: no rule is in force until this deployment's privacy officer and counsel confirmed it "
-                       "(readgate law confirm); for a demonstration set law.demo_confirmations = true")
+        raise BadInput(
+            "law.confirmations is not set: no rule is in force until this deployment's privacy officer and counsel confirmed it "
+            "(readgate law confirm); for a demonstration set law.demo_confirmations = true"
+        )
     return load_law(law.directory, law.confirmations)

@@ -63,7 +63,9 @@ class CertificateStore:
     def _require(self, name: str) -> KeyAndCertificate:
         found = self._find(name)
         if found is None:
-            raise BadInput(f"no certificate {name} in {self.root}; enrol it first (readgate site add, or put {name}.pem and {name}.key there)")
+            raise BadInput(
+                f"no certificate {name} in {self.root}; enrol it first (readgate site add, or put {name}.pem and {name}.key there)"
+            )
         return found
 
     def _keep(self, name: str, pair: KeyAndCertificate) -> KeyAndCertificate:

@@ -1,6 +1,7 @@
 """Settings of one deployment: `readgate.toml` in the data folder, then READGATE_* variables over it.
 
-A setting that loosens a protection is a word in the configuration, never a default: `allow_plaintext_beyond_loopback`, `demo_confirmations`.
+A setting that loosens a protection is a word in the configuration, never a default: `allow_plaintext_beyond_loopback`,
+`demo_confirmations`.
 """
 
 from __future__ import annotations
@@ -51,9 +52,9 @@ class OrdersSettings(_Section):
     """The MLLP listener for orders (ORM^O01, OMG^O19, OMI^O23)."""
 
     host: str = "127.0.0.1"
-    port: int | None = None
+    port: int
     #: Which hospital speaks on this port: HL7 v2 has no authentication of its own.
-    hospital_id: str | None = None
+    hospital_id: str
     allow_plaintext_beyond_loopback: bool = False
 
 
@@ -65,7 +66,6 @@ class VaultSettings(_Section):
     region: str = ""
     access_key_id: SecretStr | None = None
     secret_access_key: SecretStr | None = None
-    allow_http: bool = False
 
 
 class LawSettings(_Section):
@@ -81,7 +81,8 @@ class JobSettings(_Section):
     database_url: SecretStr | None = None
     executor_id: str = "readgate-1"
     poll_seconds: float = 0.5
-    workers: int = 2
+    #: Studies processed at a time. More than cores: one whose pixels are being read for text waits for its child, not for a core.
+    workers: int = 4
 
 
 class Settings(BaseSettings):
@@ -92,7 +93,7 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = None
     dicom: DicomSettings = DicomSettings()
     http: HttpSettings = HttpSettings()
-    orders: OrdersSettings = OrdersSettings()
+    orders: list[OrdersSettings] = Field(default_factory=list)
     vault: VaultSettings = VaultSettings()
     law: LawSettings = LawSettings()
     jobs: JobSettings = JobSettings()
@@ -101,9 +102,14 @@ class Settings(BaseSettings):
     log_json: bool = True
 
     @classmethod
-    def settings_customise_sources(cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource,
-                                   env_settings: PydanticBaseSettingsSource, dotenv_settings: PydanticBaseSettingsSource,
-                                   file_secret_settings: PydanticBaseSettingsSource) -> tuple[PydanticBaseSettingsSource, ...]:
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
         path = settings_cls.model_config.get("toml_file")
         toml = (TomlConfigSettingsSource(settings_cls),) if path else ()
         return (init_settings, env_settings, *toml)
@@ -114,8 +120,9 @@ def load_settings(data: Path, **overrides: Any) -> Settings:
     path = data / CONFIG_NAME
 
     class FileSettings(Settings):
-        model_config = SettingsConfigDict(env_prefix="READGATE_", env_nested_delimiter="__", extra="forbid",
-                                          toml_file=path if path.exists() else None)
+        model_config = SettingsConfigDict(
+            env_prefix="READGATE_", env_nested_delimiter="__", extra="forbid", toml_file=path if path.exists() else None
+        )
 
     try:
         return FileSettings(**overrides)

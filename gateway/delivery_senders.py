@@ -10,7 +10,8 @@ from compliance.hospital import ReportTarget
 from crypto.errors import PermanentPeerFailure, RefusedContent, TemporarilyUnable
 from gateway.application import Application
 from gateway.dicom_tls import TlsMaterial, client_context
-from gateway.store_scu import store
+from gateway.dimse_responses import SUCCESS
+from gateway.store_scu import RemoteAe, store
 from reporting.mllp import frame, unframe
 from reporting.oru import parse_ack
 
@@ -26,9 +27,20 @@ class NetworkSenders:
         self._calling_ae_title, self._tls = calling_ae_title, tls
 
     def store(self, target: ReportTarget, part10: bytes) -> dict[str, Any]:
-        status = store(part10, host=target.host, port=target.port, calling_ae_title=self._calling_ae_title,
-                       called_ae_title=target.ae_title or "ANY-SCP", tls=self._context(target))
-        return {"dimse_status": f"0x{status:04X}"}
+        remote = RemoteAe(
+            host=target.host,
+            port=target.port,
+            called_ae_title=target.ae_title or "ANY-SCP",
+            calling_ae_title=self._calling_ae_title,
+            tls=self._context(target),
+        )
+        status = store(part10, remote)
+        # PS3.4 Table B.2-1: warnings store the instance; 0xA7xx and 0xC0xx failures may pass, 0xA9xx and 0x01xx do not.
+        if status == SUCCESS or status & 0xF000 == 0xB000:
+            return {"dimse_status": f"0x{status:04X}"}
+        if status & 0xFF00 == 0xA700:
+            raise TemporarilyUnable("the archive is out of resources")
+        raise PermanentPeerFailure(f"the archive refused the instance with status 0x{status:04X}")
 
     def send_message(self, target: ReportTarget, message: bytes) -> dict[str, Any]:
         answer = self._exchange(target, frame(message))
@@ -63,10 +75,12 @@ class NetworkSenders:
                     if not chunk:
                         raise TemporarilyUnable("the receiver closed without an acknowledgement")
                     received += chunk
-                    message, _ = unframe(bytes(received))
+                    message, _rest = unframe(bytes(received))
                     if message is not None:
                         return message
                 raise TemporarilyUnable("the acknowledgement is too long")
+        except RefusedContent:
+            raise TemporarilyUnable("the acknowledgement is not framed as MLLP") from None
         except (OSError, ssl.SSLError):
             raise TemporarilyUnable("the receiver cannot be reached") from None
 
@@ -77,5 +91,9 @@ def senders_of(app: Application) -> NetworkSenders:
     tls = None
     if server.exists():
         pair = app.certificates.server()
-        tls = client_context(TlsMaterial(certificate_pem=pair.certificate_pem, key_pem=pair.key_pem, authorities_pem=app.certificates.trust_roots()))
+        tls = client_context(
+            TlsMaterial(
+                certificate_pem=pair.certificate_pem, key_pem=pair.key_pem, trusted_authorities_pem=b"".join(app.certificates.trust_roots())
+            )
+        )
     return NetworkSenders(app.settings.dicom.ae_title, tls)

@@ -49,8 +49,14 @@ def grants_of(app: Application, visitor: Visitor) -> list[ViewGrant]:
     for procedure_step_uid in held:
         if procedure_step_uid not in covered:
             try:
-                standing += open_view(app.database, app.law, procedure_step_uid=procedure_step_uid, reader_id=visitor.principal_id,
-                                      login_digest=visitor.login_digest, now=now)
+                standing += open_view(
+                    app.database,
+                    app.law,
+                    procedure_step_uid=procedure_step_uid,
+                    reader_id=visitor.principal_id,
+                    login_digest=visitor.login_digest,
+                    now=now,
+                )
             except NotAllowed:
                 # Recorded by open_view; the caller finds no grant.
                 continue
@@ -67,7 +73,9 @@ def granted_study(app: Application, visitor: Visitor, study_instance_uid: str) -
     return study, grants[study.study_pk]
 
 
-def search_studies(app: Application, visitor: Visitor, *, study_instance_uids: Sequence[str] = (), patient_id: str | None = None) -> list[dict[str, Any]]:
+def search_studies(
+    app: Application, visitor: Visitor, *, study_instance_uids: Sequence[str] = (), patient_id: str | None = None
+) -> list[dict[str, Any]]:
     """QIDO-RS studies (10.6): of the granted ones those that match."""
     found = []
     grants = grants_of(app, visitor)
@@ -82,13 +90,18 @@ def search_studies(app: Application, visitor: Visitor, *, study_instance_uids: S
     return found
 
 
-def search_series(app: Application, visitor: Visitor, study_instance_uid: str, *, series_instance_uids: Sequence[str] = ()) -> list[dict[str, Any]]:
+def search_series(
+    app: Application, visitor: Visitor, study_instance_uid: str, *, series_instance_uids: Sequence[str] = ()
+) -> list[dict[str, Any]]:
     """QIDO-RS series of a study. Raises: NotFound."""
     study, _ = granted_study(app, visitor, study_instance_uid)
     assert study.study_pk is not None
     with app.database.reading() as session:
-        return [_series_json(study, series) for series in series_of(session, study.study_pk)
-                if not series_instance_uids or series.series_instance_uid in series_instance_uids]
+        return [
+            _series_json(study, series)
+            for series in series_of(session, study.study_pk)
+            if not series_instance_uids or series.series_instance_uid in series_instance_uids
+        ]
 
 
 def search_instances(app: Application, visitor: Visitor, study_instance_uid: str, series_instance_uid: str) -> list[dict[str, Any]]:
@@ -96,8 +109,18 @@ def search_instances(app: Application, visitor: Visitor, study_instance_uid: str
     study, series, _ = _granted_series(app, visitor, study_instance_uid, series_instance_uid)
     with app.database.reading() as session:
         rows = session.exec(select(Instance).where(Instance.series_pk == series.series_pk)).all()
-    return [dicom_json({0x00080016: ("UI", row.sop_class_uid), 0x00080018: ("UI", row.sop_instance_uid), 0x0020000D: ("UI", study.study_instance_uid),
-                        0x0020000E: ("UI", series_instance_uid), 0x00200013: ("IS", row.number)}) for row in rows]
+    return [
+        dicom_json(
+            {
+                0x00080016: ("UI", row.sop_class_uid),
+                0x00080018: ("UI", row.sop_instance_uid),
+                0x0020000D: ("UI", study.study_instance_uid),
+                0x0020000E: ("UI", series_instance_uid),
+                0x00200013: ("IS", row.number),
+            }
+        )
+        for row in rows
+    ]
 
 
 def retrieve_study_metadata(app: Application, visitor: Visitor, study_instance_uid: str) -> list[dict[str, Any]]:
@@ -116,8 +139,14 @@ def retrieve_series_metadata(app: Application, visitor: Visitor, study_instance_
     return open_series_metadata(app, open_study_key(app.keys, study), series)
 
 
-def retrieve_frames(app: Application, visitor: Visitor, study_instance_uid: str, series_instance_uid: str, sop_instance_uid: str,
-                    frame_numbers: Sequence[int]) -> Multipart:
+def retrieve_frames(
+    app: Application,
+    visitor: Visitor,
+    study_instance_uid: str,
+    series_instance_uid: str,
+    sop_instance_uid: str,
+    frame_numbers: Sequence[int],
+) -> Multipart:
     """WADO-RS frames (10.4.1.1.6), numbered from 1, as stored. Raises: NotFound."""
     study, instance = _granted_instance(app, visitor, study_instance_uid, series_instance_uid, sop_instance_uid)
     table = instance.frame_table
@@ -129,7 +158,9 @@ def retrieve_frames(app: Application, visitor: Visitor, study_instance_uid: str,
     return multipart(frames, f"application/octet-stream; transfer-syntax={syntax}", "application/octet-stream")
 
 
-def retrieve_instance(app: Application, visitor: Visitor, study_instance_uid: str, series_instance_uid: str, sop_instance_uid: str) -> Multipart:
+def retrieve_instance(
+    app: Application, visitor: Visitor, study_instance_uid: str, series_instance_uid: str, sop_instance_uid: str
+) -> Multipart:
     """WADO-RS instance as a Part 10 file, for objects a viewer reads whole (SEG, RTSTRUCT). Raises: NotFound; NotAllowed under NO_PERSIST."""
     _require_copy_allowed(app, visitor, study_instance_uid)
     study, instance = _granted_instance(app, visitor, study_instance_uid, series_instance_uid, sop_instance_uid)
@@ -137,7 +168,9 @@ def retrieve_instance(app: Application, visitor: Visitor, study_instance_uid: st
     return multipart([part10(instance, payload)], f"application/dicom; transfer-syntax={instance.transfer_syntax_uid}", "application/dicom")
 
 
-def retrieve_bulk_data(app: Application, visitor: Visitor, study_instance_uid: str, series_instance_uid: str, sop_instance_uid: str, tag: int) -> bytes:
+def retrieve_bulk_data(
+    app: Application, visitor: Visitor, study_instance_uid: str, series_instance_uid: str, sop_instance_uid: str, tag: int
+) -> bytes:
     """The value of one top-level element as it is stored (10.4.1.1.5). Raises: NotFound."""
     study, instance = _granted_instance(app, visitor, study_instance_uid, series_instance_uid, sop_instance_uid)
     value = element_value(app.vault.open(open_study_key(app.keys, study), _sealed(instance)), instance.transfer_syntax_uid, tag)
@@ -164,17 +197,23 @@ def dicom_json(values: Mapping[int, tuple[str, Any]]) -> dict[str, Any]:
 
 def part10(instance: Instance, payload: bytes) -> bytes:
     """A Part 10 file (PS3.10 7.1) around a payload: zeroed preamble, minimal file meta."""
-    elements = b"".join((
-        _meta(0x0001, b"OB", b"\x00\x01"), _meta(0x0002, b"UI", instance.sop_class_uid.encode()),
-        _meta(0x0003, b"UI", instance.sop_instance_uid.encode()), _meta(0x0010, b"UI", instance.transfer_syntax_uid.encode()),
-        _meta(0x0012, b"UI", b"2.25.282146583829386184519474417418327137"), _meta(0x0013, b"SH", b"READGATE")))
+    elements = b"".join(
+        (
+            _meta(0x0001, b"OB", b"\x00\x01"),
+            _meta(0x0002, b"UI", instance.sop_class_uid.encode()),
+            _meta(0x0003, b"UI", instance.sop_instance_uid.encode()),
+            _meta(0x0010, b"UI", instance.transfer_syntax_uid.encode()),
+            _meta(0x0012, b"UI", b"2.25.282146583829386184519474417418327137"),
+            _meta(0x0013, b"SH", b"READGATE"),
+        )
+    )
     return bytes(128) + b"DICM" + _meta(0x0000, b"UL", len(elements).to_bytes(4, "little")) + elements + payload
 
 
 def element_value(payload: bytes, transfer_syntax_uid: str, tag: int) -> bytes | None:
     for element in elements(payload, 0, len(payload), encoding_of(transfer_syntax_uid)):
         if element.tag == tag:
-            return payload[element.value:element.end]
+            return payload[element.value : element.end]
     return None
 
 
@@ -185,16 +224,22 @@ def _meta(number: int, vr: bytes, value: bytes) -> bytes:
     return b"\x02\x00" + number.to_bytes(2, "little") + vr + length + value
 
 
-def _granted_series(app: Application, visitor: Visitor, study_instance_uid: str, series_instance_uid: str) -> tuple[Study, Series, ViewGrant]:
+def _granted_series(
+    app: Application, visitor: Visitor, study_instance_uid: str, series_instance_uid: str
+) -> tuple[Study, Series, ViewGrant]:
     study, grant = granted_study(app, visitor, study_instance_uid)
     with app.database.reading() as session:
-        series = session.exec(select(Series).where(Series.series_instance_uid == series_instance_uid, Series.study_pk == study.study_pk)).first()
+        series = session.exec(
+            select(Series).where(Series.series_instance_uid == series_instance_uid, Series.study_pk == study.study_pk)
+        ).first()
     if series is None:
         raise NotFound("no such series")
     return study, series, grant
 
 
-def _granted_instance(app: Application, visitor: Visitor, study_instance_uid: str, series_instance_uid: str, sop_instance_uid: str) -> tuple[Study, Instance]:
+def _granted_instance(
+    app: Application, visitor: Visitor, study_instance_uid: str, series_instance_uid: str, sop_instance_uid: str
+) -> tuple[Study, Instance]:
     study, series, _ = _granted_series(app, visitor, study_instance_uid, series_instance_uid)
     with app.database.reading() as session:
         instance = session.get(Instance, sop_instance_uid)
@@ -216,16 +261,33 @@ def _sealed(instance: Instance) -> SealedObject:
 def _study_json(session: Session, study: Study) -> dict[str, Any]:
     assert study.study_pk is not None
     series = series_of(session, study.study_pk)
-    return dicom_json({
-        0x00080020: ("DA", study.study_date), 0x00080030: ("TM", study.study_time), 0x00080050: ("SH", study.accession_pseudonym),
-        0x00080061: ("CS", sorted({one.modality for one in series})), 0x00081030: ("LO", study.description),
-        0x00100010: ("PN", study.patient_pseudonym), 0x00100020: ("LO", study.patient_pseudonym), 0x00100040: ("CS", study.patient_sex),
-        0x0020000D: ("UI", study.study_instance_uid), 0x00201206: ("IS", len(series)),
-        0x00201208: ("IS", len(instances_of_study(session, study.study_pk)))})
+    return dicom_json(
+        {
+            0x00080020: ("DA", study.study_date),
+            0x00080030: ("TM", study.study_time),
+            0x00080050: ("SH", study.accession_pseudonym),
+            0x00080061: ("CS", sorted({one.modality for one in series})),
+            0x00081030: ("LO", study.description),
+            0x00100010: ("PN", study.patient_pseudonym),
+            0x00100020: ("LO", study.patient_pseudonym),
+            0x00100040: ("CS", study.patient_sex),
+            0x0020000D: ("UI", study.study_instance_uid),
+            0x00201206: ("IS", len(series)),
+            0x00201208: ("IS", len(instances_of_study(session, study.study_pk))),
+        }
+    )
 
 
 def _series_json(study: Study, series: Series) -> dict[str, Any]:
-    return dicom_json({
-        0x00080021: ("DA", series.series_date), 0x00080031: ("TM", series.series_time), 0x00080060: ("CS", series.modality),
-        0x0008103E: ("LO", series.description), 0x0020000D: ("UI", study.study_instance_uid), 0x0020000E: ("UI", series.series_instance_uid),
-        0x00200011: ("IS", series.number), 0x00201209: ("IS", series.instance_count)})
+    return dicom_json(
+        {
+            0x00080021: ("DA", series.series_date),
+            0x00080031: ("TM", series.series_time),
+            0x00080060: ("CS", series.modality),
+            0x0008103E: ("LO", series.description),
+            0x0020000D: ("UI", study.study_instance_uid),
+            0x0020000E: ("UI", series.series_instance_uid),
+            0x00200011: ("IS", series.number),
+            0x00201209: ("IS", series.instance_count),
+        }
+    )

@@ -73,8 +73,19 @@ class IntakeSession:
 class GatewayIntake:
     """The listener's port onto spool, index and database. One object serves all associations of a process."""
 
-    def __init__(self, database: Database, keys: KeyStore, spool: Spool, index: SpoolIndex, *, spool_path: Path, ae_title: str, free_bytes_floor: int,
-                 now: Callable[[], datetime], deliver_commitment: Callable[[str, str, CommitmentResult], None] | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        keys: KeyStore,
+        spool: Spool,
+        index: SpoolIndex,
+        *,
+        spool_path: Path,
+        ae_title: str,
+        free_bytes_floor: int,
+        now: Callable[[], datetime],
+        deliver_commitment: Callable[[str, str, CommitmentResult], None] | None = None,
+    ) -> None:
         self.database, self.keys, self.spool, self.index, self.now = database, keys, spool, index, now
         self._ae_title, self._free_bytes_floor, self._spool_path = ae_title, free_bytes_floor, spool_path
         self._deliver_commitment = deliver_commitment
@@ -128,11 +139,19 @@ class GatewayIntake:
                 if study is not None:
                     study.is_commitment_asked = True
                     rows.add(study)
-            audit.append(rows, audit.AuditEvent(
-                event_id=audit.EventId.INSTANCES_TRANSFERRED, event_type=audit.EventType.RECEIVE, action=audit.Action.READ,
-                actor=session.sender, hospital_id=session.hospital_id,
-                outcome=audit.Outcome.SUCCESS if not failed else audit.Outcome.MINOR_FAILURE,
-                detail={"commitment": True, "committed": len(committed), "failed": len(failed)}), at=self.now())
+            audit.append(
+                rows,
+                audit.AuditEvent(
+                    event_id=audit.EventId.INSTANCES_TRANSFERRED,
+                    event_type=audit.EventType.RECEIVE,
+                    action=audit.Action.READ,
+                    actor=session.sender,
+                    hospital_id=session.hospital_id,
+                    outcome=audit.Outcome.SUCCESS if not failed else audit.Outcome.MINOR_FAILURE,
+                    detail={"commitment": True, "committed": len(committed), "failed": len(failed)},
+                ),
+                at=self.now(),
+            )
         return CommitmentResult(committed, failed)
 
     def commitment_undelivered(self, session: object, transaction_uid: str, result: CommitmentResult) -> None:
@@ -148,8 +167,9 @@ class GatewayIntake:
     # -- also for uploads that come another way
 
     def session(self, hospital_id: str, sender: str, facts: dict[str, str | int]) -> IntakeSession:
-        return IntakeSession(hospital_id=hospital_id, sender=sender, lookup_key=lookup_secret(self.keys, hospital_id),
-                             facts={"sender": sender, **facts})
+        return IntakeSession(
+            hospital_id=hospital_id, sender=sender, lookup_key=lookup_secret(self.keys, hospital_id), facts={"sender": sender, **facts}
+        )
 
     def close(self, session: IntakeSession) -> None:
         if session.segment is not None:
@@ -167,13 +187,20 @@ class GatewayIntake:
             session.segment = self.spool.open_segment(session.hospital_id, session.facts)
         return session.segment
 
-    def frame_header(self, session: IntakeSession, head: InstanceHead, facts: HeaderFacts, payload_bytes: int, payload_digest: str) -> dict[str, Any]:
+    def frame_header(
+        self, session: IntakeSession, head: InstanceHead, facts: HeaderFacts, payload_bytes: int, payload_digest: str
+    ) -> dict[str, Any]:
         """What a frame says of itself: enough to write its row again from the spool alone."""
         return {
-            "hospital_id": session.hospital_id, "received_at": self.now().isoformat(), "sop_class_uid": head.sop_class_uid,
-            "transfer_syntax_uid": head.transfer_syntax_uid, "payload_bytes": payload_bytes, "payload_digest": payload_digest,
+            "hospital_id": session.hospital_id,
+            "received_at": self.now().isoformat(),
+            "sop_class_uid": head.sop_class_uid,
+            "transfer_syntax_uid": head.transfer_syntax_uid,
+            "payload_bytes": payload_bytes,
+            "payload_digest": payload_digest,
             "study_lookup": keyed_digest(session.lookup_key, "study", facts.study_instance_uid),
-            "instance_lookup": self._instance_lookup(session, facts.sop_instance_uid), "sop_instance_uid": facts.sop_instance_uid,
+            "instance_lookup": self._instance_lookup(session, facts.sop_instance_uid),
+            "sop_instance_uid": facts.sop_instance_uid,
         }
 
     # -- inside
@@ -202,11 +229,26 @@ class GatewayIntake:
                 self._refusals.clear()
             self._refusals[key] = (now, 0)
         with self.database.transaction() as session:
-            audit.append(session, audit.AuditEvent(
-                event_id=audit.EventId.SECURITY_ALERT, event_type=audit.EventType.NODE_AUTHENTICATION, action=audit.Action.EXECUTE,
-                actor="readgate/receive", outcome=audit.Outcome.SERIOUS_FAILURE, network_address=peer.address,
-                detail={"event": refusal.event_name, "calling": peer.calling_ae_title, "called": peer.called_ae_title, "tls": peer.is_tls,
-                        "certificate": peer.certificate_sha256 or "", "not_audited_before": silent}), at=now)
+            audit.append(
+                session,
+                audit.AuditEvent(
+                    event_id=audit.EventId.SECURITY_ALERT,
+                    event_type=audit.EventType.NODE_AUTHENTICATION,
+                    action=audit.Action.EXECUTE,
+                    actor="readgate/receive",
+                    outcome=audit.Outcome.SERIOUS_FAILURE,
+                    network_address=peer.address,
+                    detail={
+                        "event": refusal.event_name,
+                        "calling": peer.calling_ae_title,
+                        "called": peer.called_ae_title,
+                        "tls": peer.is_tls,
+                        "certificate": peer.certificate_sha256 or "",
+                        "not_audited_before": silent,
+                    },
+                ),
+                at=now,
+            )
 
 
 def receive_instance(intake: GatewayIntake, session: IntakeSession, head: InstanceHead, parts: Sequence[memoryview]) -> int:
@@ -285,5 +327,3 @@ def read_spooled_payload(spool: Spool, position: FramePosition) -> bytes:
 def free_bytes(path: Path) -> int:
     status = os.statvfs(path)
     return status.f_bavail * status.f_frsize
-
-

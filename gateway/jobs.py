@@ -11,13 +11,14 @@ Conditions under which DBOS is used here
 from __future__ import annotations
 
 import logging
+import sqlite3
 from pathlib import Path
 from typing import Protocol
 
 import structlog
 from dbos import DBOS, DBOSConfig, DBOSConfiguredInstance, DBOSPortableJSONSerializer, SetWorkflowID
+from sqlalchemy import Engine, create_engine, event
 
-from compliance.database import make_engine
 from crypto.errors import IntegrityFailure, TemporarilyUnable
 from gateway.config import JobSettings
 
@@ -30,7 +31,15 @@ DELIVERIES = "deliveries"
 _STEP_ATTEMPTS = 5
 #: A study that takes its process down this often is held instead of tried again.
 _RECOVERIES_MAX = 3
+#: How long `stop` waits for a step to come to its end; what does not goes on in the next process.
+_STOP_SECONDS = 5
 _DEAD = {"ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED", "CANCELLED"}
+
+
+class ProcessStopping(BaseException):
+    """The process was asked to stop in the middle of a step. No `except Exception` takes it for a failure of the study: the workflow stays
+    pending and goes on in the next process.
+    """
 
 
 class StudyWork(Protocol):
@@ -102,10 +111,16 @@ class JobRunner:
 
     def __init__(self, data: Path, settings: JobSettings, work: StudyWork) -> None:
         url = settings.database_url.get_secret_value() if settings.database_url is not None else f"sqlite:///{data / 'jobs.sqlite3'}"
-        engine = make_engine(url, always_writes=True)
+        engine = _system_engine(url)
         config: DBOSConfig = {
-            "name": "readgate", "system_database_url": url, "system_database_engine": engine, "application_version": APPLICATION_VERSION,
-            "executor_id": settings.executor_id, "serializer": DBOSPortableJSONSerializer(), "log_level": "WARNING", "enable_otlp": False,
+            "name": "readgate",
+            "system_database_url": url,
+            "system_database_engine": engine,
+            "application_version": APPLICATION_VERSION,
+            "executor_id": settings.executor_id,
+            "serializer": DBOSPortableJSONSerializer(),
+            "log_level": "WARNING",
+            "enable_otlp": False,
             "notification_listener_polling_interval_sec": settings.poll_seconds,
         }
         self._settings = settings
@@ -117,10 +132,12 @@ class JobRunner:
         """Work of this executor that a crash cut short goes on from here."""
         DBOS.launch()
         for queue, workers in ((STUDIES, self._settings.workers), (DELIVERIES, 2)):
-            DBOS.register_queue(queue, worker_concurrency=workers, polling_interval_sec=self._settings.poll_seconds, on_conflict="always_update")
+            DBOS.register_queue(
+                queue, worker_concurrency=workers, polling_interval_sec=self._settings.poll_seconds, on_conflict="always_update"
+            )
 
     def stop(self) -> None:
-        DBOS.destroy(destroy_registry=True, workflow_completion_timeout_sec=20)
+        DBOS.destroy(destroy_registry=True, workflow_completion_timeout_sec=_STOP_SECONDS)
 
     def process_study(self, received_study_pk: int, generation: int, attempt: int = 0) -> None:
         """The study is processed once per generation, however often this is called."""
@@ -140,3 +157,17 @@ class JobRunner:
 
 def study_workflow_id(received_study_pk: int, generation: int, attempt: int) -> str:
     return f"study-{received_study_pk}-{generation}-{attempt}"
+
+
+def _system_engine(url: str) -> Engine:
+    """DBOS begins its own transactions; what it does not set is WAL and full synchronisation."""
+    if not url.startswith("sqlite"):
+        return create_engine(url, pool_pre_ping=True)
+    engine = create_engine(url, connect_args={"check_same_thread": False, "timeout": 30})
+
+    def configure(dbapi_connection: sqlite3.Connection, _record: object) -> None:
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000"):
+            dbapi_connection.execute(f"PRAGMA {pragma}")
+
+    event.listen(engine, "connect", configure)
+    return engine

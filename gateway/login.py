@@ -76,8 +76,9 @@ def open_totp(keys: KeyStore, principal: Principal) -> str:
     return open_small(keys.secret("login"), principal.totp_sealed, f"totp/{principal.principal_id}".encode()).decode()
 
 
-def log_in(app: Application, *, principal_id: str, password: str, code: str, declared_country: str, address: str,
-           device_token: str | None) -> LoggedIn:
+def log_in(
+    app: Application, *, principal_id: str, password: str, code: str, declared_country: str, address: str, device_token: str | None
+) -> LoggedIn:
     """See the module. Raises: NotAllowed(LOGIN_REFUSED), the same for every cause."""
     now = app.now()
     with app.database.reading() as session:
@@ -100,11 +101,19 @@ def log_in(app: Application, *, principal_id: str, password: str, code: str, dec
             if principal.failed_logins >= _FAILURES_MAX:
                 principal.locked_until, principal.failed_logins = now + timedelta(minutes=_LOCK_MINUTES), 0
             session.add(principal)
-        audit.append(session, audit.AuditEvent(
-            event_id=audit.EventId.USER_AUTHENTICATION, event_type=audit.EventType.LOGIN, action=audit.Action.EXECUTE,
-            actor=principal.principal_id if principal is not None else "unknown",
-            outcome=audit.Outcome.SUCCESS if logged_in is not None else audit.Outcome.SERIOUS_FAILURE, network_address=address,
-            detail={"declared_country": declared_country}), at=now)
+        audit.append(
+            session,
+            audit.AuditEvent(
+                event_id=audit.EventId.USER_AUTHENTICATION,
+                event_type=audit.EventType.LOGIN,
+                action=audit.Action.EXECUTE,
+                actor=principal.principal_id if principal is not None else "unknown",
+                outcome=audit.Outcome.SUCCESS if logged_in is not None else audit.Outcome.SERIOUS_FAILURE,
+                network_address=address,
+                detail={"declared_country": declared_country},
+            ),
+            at=now,
+        )
     if logged_in is None:
         raise NotAllowed(LOGIN_REFUSED, "name, password or code is wrong, or the account is locked")
     return logged_in
@@ -145,25 +154,47 @@ def log_out(app: Application, visitor: Visitor) -> None:
         if login is not None and login.ended_at is None:
             login.ended_at = now
             session.add(login)
-            audit.append(session, audit.AuditEvent(
-                event_id=audit.EventId.USER_AUTHENTICATION, event_type=audit.EventType.LOGOUT, action=audit.Action.EXECUTE,
-                actor=visitor.principal_id, network_address=login.address), at=now)
+            audit.append(
+                session,
+                audit.AuditEvent(
+                    event_id=audit.EventId.USER_AUTHENTICATION,
+                    event_type=audit.EventType.LOGOUT,
+                    action=audit.Action.EXECUTE,
+                    actor=visitor.principal_id,
+                    network_address=login.address,
+                ),
+                at=now,
+            )
 
 
-def _begin_session(session: Session, principal: Principal, declared_country: str, address: str, device_token: str | None,
-                   now: datetime) -> LoggedIn:
+def _begin_session(
+    session: Session, principal: Principal, declared_country: str, address: str, device_token: str | None, now: datetime
+) -> LoggedIn:
     device, device_token = _device(session, principal, device_token, now)
     country, kind = country_of_address(session, principal.principal_id, address)
     # One login at a time: a second one ends the first (threat T11, shared credentials).
-    for other in session.exec(select(LoginSession).where(
-            LoginSession.principal_id == principal.principal_id, col(LoginSession.ended_at).is_(None))).all():
+    for other in session.exec(
+        select(LoginSession).where(LoginSession.principal_id == principal.principal_id, col(LoginSession.ended_at).is_(None))
+    ).all():
         other.ended_at = now
         session.add(other)
     token = secrets.token_urlsafe(32)
-    session.add(LoginSession(
-        token_digest=token_digest(token), principal_id=principal.principal_id, csrf_token=secrets.token_urlsafe(24), started_at=now,
-        expires_at=now + timedelta(hours=SESSION_HOURS_MAX), observed_at=now, is_mfa=True, is_device_attested=device is not None,
-        declared_country=declared_country, address=address, ip_country=country, ip_kind=kind))
+    session.add(
+        LoginSession(
+            token_digest=token_digest(token),
+            principal_id=principal.principal_id,
+            csrf_token=secrets.token_urlsafe(24),
+            started_at=now,
+            expires_at=now + timedelta(hours=SESSION_HOURS_MAX),
+            observed_at=now,
+            is_mfa=True,
+            is_device_attested=device is not None,
+            declared_country=declared_country,
+            address=address,
+            ip_country=country,
+            ip_kind=kind,
+        )
+    )
     session.flush()
     return LoggedIn(token, device_token, principal.principal_id, principal.role)
 
@@ -180,7 +211,15 @@ def _device(session: Session, principal: Principal, device_token: str | None, no
     token = secrets.token_urlsafe(32)
     device = EnrolledDevice(token_digest=token_digest(token), principal_id=principal.principal_id, enrolled_at=now)
     session.add(device)
-    audit.append(session, audit.AuditEvent(
-        event_id=audit.EventId.SECURITY_ALERT, event_type=audit.EventType.USER_SECURITY_CHANGED, action=audit.Action.CREATE,
-        actor=principal.principal_id, detail={"device_enrolled": True, "slots_left": principal.device_slots}), at=now)
+    audit.append(
+        session,
+        audit.AuditEvent(
+            event_id=audit.EventId.SECURITY_ALERT,
+            event_type=audit.EventType.USER_SECURITY_CHANGED,
+            action=audit.Action.CREATE,
+            actor=principal.principal_id,
+            detail={"device_enrolled": True, "slots_left": principal.device_slots},
+        ),
+        at=now,
+    )
     return device, token

@@ -29,6 +29,7 @@ from crypto.keys import StudyKey
 from crypto.spool import FramePosition
 from crypto.vault import SealedObject
 from gateway.application import Application
+from gateway.header_scan import scan_header
 from gateway.intake import read_spooled_payload
 from gateway.pixel_screening import PixelScreener
 from gateway.received import (
@@ -64,7 +65,11 @@ def archive_originals(app: Application, received_study_pk: int) -> int:
                 kept = session.get(ReceivedInstance, row.instance_pk)
                 if kept is not None and kept.pack_name is None:
                     kept.object_id, kept.pack_name, kept.pack_offset, kept.sealed_length = (
-                        place.object_id, place.pack_name, place.offset, place.length)
+                        place.object_id,
+                        place.pack_name,
+                        place.offset,
+                        place.length,
+                    )
                     session.add(kept)
     return len(waiting)
 
@@ -98,7 +103,12 @@ def original_of(app: Application, study_key: StudyKey, row: ReceivedInstance) ->
     else:
         assert row.object_id is not None and row.pack_offset is not None and row.sealed_length is not None
         payload = app.vault.open(study_key, SealedObject(row.object_id, row.pack_name, row.pack_offset, row.sealed_length))
-    return IdentifiedDataset(payload=payload, transfer_syntax_uid=row.transfer_syntax_uid, sop_class_uid=row.sop_class_uid, sop_instance_uid="")
+    return IdentifiedDataset(
+        payload=payload,
+        transfer_syntax_uid=row.transfer_syntax_uid,
+        sop_class_uid=row.sop_class_uid,
+        sop_instance_uid=scan_header(payload, row.transfer_syntax_uid).sop_instance_uid,
+    )
 
 
 def study_key_of(app: Application, received_study_pk: int) -> StudyKey:
@@ -128,19 +138,27 @@ def _deidentify(app: Application, received: ReceivedStudy, rows: list[ReceivedIn
         reader.add(source)
     identity = reader.identity()
     with app.database.transaction() as session:
-        pseudonym, offset = ensure_patient(session, app.keys, received.hospital_id, identity.patient_id, identity.issuer_of_patient_id, now=app.now())
+        pseudonym, offset = ensure_patient(
+            session, app.keys, received.hospital_id, identity.patient_id, identity.issuer_of_patient_id, now=app.now()
+        )
         order = find_order(session, app.keys, received.hospital_id, identity.accession_number) if identity.accession_number else None
         profile = deid_profile_of(session, received.hospital_id)
     if order is not None:
         terms = terms.merge(order_terms(order[1]))
     under = Pseudonymity(
-        hospital_id=received.hospital_id, uid_secret=uid_secret(app.keys, received.hospital_id), pseudonym=pseudonym, date_offset_days=offset,
-        accession_pseudonym=accession_pseudonym(app, received.hospital_id, identity.accession_number), identity=terms, profile=profile)
+        hospital_id=received.hospital_id,
+        uid_secret=uid_secret(app.keys, received.hospital_id),
+        pseudonym=pseudonym,
+        date_offset_days=offset,
+        accession_pseudonym=accession_pseudonym(app, received.hospital_id, identity.accession_number),
+        identity=terms,
+        profile=profile,
+    )
     # 2. The new instances, sealed as they come out.
     fresh = [row for row in rows if row.sop_instance_uid is None]
     outputs: list[tuple[ReceivedInstance, DeidentifiedDataset, SealedObject]] = []
     for batch in _batches(fresh):
-        made = [(row, deidentify(original_of(app, study_key, row), under, screener.screen)) for row in batch]
+        made = [(row, deidentify(original_of(app, study_key, row), under, screen=screener.screen)) for row in batch]
         sealed = app.vault.seal(study_key, [(uuid.uuid4().hex, output.payload) for _, output in made])
         outputs += [(row, output, place) for (row, output), place in zip(made, sealed, strict=True)]
     # 3. Everything the exchange will know of it, in one transaction.
@@ -163,8 +181,17 @@ def _hold(app: Application, received_study_pk: int, refused: RefusedContent, ins
         received = locked_received_study(session, received_study_pk)
         received.state = ReceivedState.QUARANTINED
         session.add(received)
-        hold(session, hospital_id=received.hospital_id, received_study_pk=received_study_pk, reason_code=refused.reason_code,
-             element_tag=refused.tag, detail=refused.detail, instance_count=instance_count, actor=ACTOR, now=app.now())
+        hold(
+            session,
+            hospital_id=received.hospital_id,
+            received_study_pk=received_study_pk,
+            reason_code=refused.reason_code,
+            element_tag=refused.tag,
+            detail=refused.detail,
+            instance_count=instance_count,
+            actor=ACTOR,
+            now=app.now(),
+        )
     log.warning("study_quarantined", received_study_pk=received_study_pk, reason=refused.reason_code, tag=refused.tag)
 
 

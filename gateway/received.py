@@ -93,17 +93,29 @@ def locked_received_study(session: Session, received_study_pk: int) -> ReceivedS
 
 def distinct_instances(session: Session, received_study_pk: int) -> list[ReceivedInstance]:
     """The instances of a study without repeated ones, in order of arrival."""
-    return list(session.exec(select(ReceivedInstance).where(
-        ReceivedInstance.received_study_pk == received_study_pk, col(ReceivedInstance.is_duplicate).is_(False))
-        .order_by(col(ReceivedInstance.instance_pk))).all())
+    return list(
+        session.exec(
+            select(ReceivedInstance)
+            .where(ReceivedInstance.received_study_pk == received_study_pk, col(ReceivedInstance.is_duplicate).is_(False))
+            .order_by(col(ReceivedInstance.instance_pk))
+        ).all()
+    )
 
 
 def instances_by_lookup(session: Session, hospital_id: str, instance_lookup: str) -> list[ReceivedInstance]:
-    return list(session.exec(select(ReceivedInstance).where(
-        ReceivedInstance.hospital_id == hospital_id, ReceivedInstance.instance_lookup == instance_lookup)).all())
+    return list(
+        session.exec(
+            select(ReceivedInstance).where(ReceivedInstance.hospital_id == hospital_id, ReceivedInstance.instance_lookup == instance_lookup)
+        ).all()
+    )
 
 
 def unarchived_segments(session: Session) -> set[str]:
     """Segments that still hold the only copy of an instance."""
-    return set(session.exec(select(ReceivedInstance.segment_id).where(
-        col(ReceivedInstance.pack_name).is_(None), col(ReceivedInstance.is_duplicate).is_(False)).distinct()).all())
+    return set(
+        session.exec(
+            select(ReceivedInstance.segment_id)
+            .where(col(ReceivedInstance.pack_name).is_(None), col(ReceivedInstance.is_duplicate).is_(False))
+            .distinct()
+        ).all()
+    )

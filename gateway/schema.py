@@ -27,9 +27,23 @@ import worklist.workitem
 from compliance.database import Database
 
 METADATA = SQLModel.metadata
-_OWNERS = (compliance.audit, compliance.credential, compliance.crosswalk, compliance.decision_log, compliance.hospital, compliance.order,
-           compliance.principal, compliance.quarantine, compliance.study, gateway.received, reporting.delivery_queue, reporting.report,
-           reporting.report_copy, worklist.view_grant, worklist.workitem)
+_OWNERS = (
+    compliance.audit,
+    compliance.credential,
+    compliance.crosswalk,
+    compliance.decision_log,
+    compliance.hospital,
+    compliance.order,
+    compliance.principal,
+    compliance.quarantine,
+    compliance.study,
+    gateway.received,
+    reporting.delivery_queue,
+    reporting.report,
+    reporting.report_copy,
+    worklist.view_grant,
+    worklist.workitem,
+)
 
 
 def alembic_config(database: Database) -> Config:

@@ -68,10 +68,13 @@ class SpoolIndex:
                 continue
             with self._database.reading() as session:
                 known = set(session.exec(select(ReceivedInstance.frame_offset).where(ReceivedInstance.segment_id == segment_id)).all())
-            batch = [SpooledFrame(position, header) for position, header, _payload in self._spool.read_segment(segment_id)
-                     if "piece" not in header and position.offset not in known]
+            batch = [
+                SpooledFrame(position, header)
+                for position, header, _payload in self._spool.read_segment(segment_id)
+                if "piece" not in header and position.offset not in known
+            ]
             for start in range(0, len(batch), _BATCH_MAX):
-                index_frames(self._database, batch[start:start + _BATCH_MAX])
+                index_frames(self._database, batch[start : start + _BATCH_MAX])
             found += len(batch)
         if found:
             log.info("spool_recovered", instances=found)
@@ -132,16 +135,28 @@ def index_frames(database: Database, frames: Iterable[SpooledFrame]) -> None:
                 counts[study.received_study_pk] = counts.get(study.received_study_pk, 0) + 1
                 hospital_of[study.received_study_pk] = study.hospital_id
         for received_study_pk, count in counts.items():
-            audit.append(session, audit.AuditEvent(
-                event_id=audit.EventId.INSTANCES_TRANSFERRED, event_type=audit.EventType.RECEIVE, action=audit.Action.CREATE, actor=ACTOR,
-                hospital_id=hospital_of[received_study_pk], object_id=f"received/{received_study_pk}", detail={"instances": count}),
-                at=_received_at(frame))
+            audit.append(
+                session,
+                audit.AuditEvent(
+                    event_id=audit.EventId.INSTANCES_TRANSFERRED,
+                    event_type=audit.EventType.RECEIVE,
+                    action=audit.Action.CREATE,
+                    actor=ACTOR,
+                    hospital_id=hospital_of[received_study_pk],
+                    object_id=f"received/{received_study_pk}",
+                    detail={"instances": count},
+                ),
+                at=_received_at(frame),
+            )
 
 
 def _study_of(session: Session, frame: SpooledFrame) -> ReceivedStudy:
     header, at = frame.header, _received_at(frame)
-    study = session.exec(select(ReceivedStudy).where(
-        ReceivedStudy.hospital_id == header["hospital_id"], ReceivedStudy.study_lookup == header["study_lookup"]).with_for_update()).first()
+    study = session.exec(
+        select(ReceivedStudy)
+        .where(ReceivedStudy.hospital_id == header["hospital_id"], ReceivedStudy.study_lookup == header["study_lookup"])
+        .with_for_update()
+    ).first()
     if study is None:
         study = ReceivedStudy(hospital_id=header["hospital_id"], study_lookup=header["study_lookup"], first_at=at, last_at=at)
     study.last_at = max(study.last_at, at)
@@ -153,19 +168,35 @@ def _study_of(session: Session, frame: SpooledFrame) -> ReceivedStudy:
 def _add_instance(session: Session, study: ReceivedStudy, frame: SpooledFrame) -> bool:
     """Whether a row was added. An instance that is new to a finished study reopens it as the next generation."""
     header, position = frame.header, frame.position
-    standing = session.exec(select(ReceivedInstance.instance_pk).where(
-        ReceivedInstance.segment_id == position.segment_id, ReceivedInstance.frame_offset == position.offset)).first()
+    standing = session.exec(
+        select(ReceivedInstance.instance_pk).where(
+            ReceivedInstance.segment_id == position.segment_id, ReceivedInstance.frame_offset == position.offset
+        )
+    ).first()
     if standing is not None:
         return False
     same_uid = [row for row in instances_by_lookup(session, study.hospital_id, header["instance_lookup"]) if not row.is_duplicate]
-    is_duplicate = any(row.payload_digest == header["payload_digest"] and row.received_study_pk == study.received_study_pk for row in same_uid)
+    is_duplicate = any(
+        row.payload_digest == header["payload_digest"] and row.received_study_pk == study.received_study_pk for row in same_uid
+    )
     assert study.received_study_pk is not None
-    session.add(ReceivedInstance(
-        received_study_pk=study.received_study_pk, hospital_id=study.hospital_id, instance_lookup=header["instance_lookup"],
-        payload_digest=header["payload_digest"], sop_class_uid=header["sop_class_uid"], transfer_syntax_uid=header["transfer_syntax_uid"],
-        payload_bytes=header["payload_bytes"], received_at=_received_at(frame), segment_id=position.segment_id,
-        frame_offset=position.offset, frame_length=position.length, is_duplicate=is_duplicate,
-        is_conflicting=bool(same_uid) and not is_duplicate))
+    session.add(
+        ReceivedInstance(
+            received_study_pk=study.received_study_pk,
+            hospital_id=study.hospital_id,
+            instance_lookup=header["instance_lookup"],
+            payload_digest=header["payload_digest"],
+            sop_class_uid=header["sop_class_uid"],
+            transfer_syntax_uid=header["transfer_syntax_uid"],
+            payload_bytes=header["payload_bytes"],
+            received_at=_received_at(frame),
+            segment_id=position.segment_id,
+            frame_offset=position.offset,
+            frame_length=position.length,
+            is_duplicate=is_duplicate,
+            is_conflicting=bool(same_uid) and not is_duplicate,
+        )
+    )
     if not is_duplicate:
         study.instance_count += 1
         if study.state != ReceivedState.RECEIVING:
@@ -178,5 +209,3 @@ def _add_instance(session: Session, study: ReceivedStudy, frame: SpooledFrame) -
 
 def _received_at(frame: SpooledFrame) -> datetime:
     return datetime.fromisoformat(frame.header["received_at"])
-
-

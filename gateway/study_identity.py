@@ -26,8 +26,16 @@ _CHARACTER_SET = 0x00080005
 _PATIENT_ID, _ISSUER, _STUDY_UID, _SERIES_UID, _INSTANCE_UID = 0x00100020, 0x00100021, 0x0020000D, 0x0020000E, 0x00080018
 #: What the hospital's copies need, by the name it has there.
 _TEXTS = {
-    "name": 0x00100010, "birth_date": 0x00100030, "sex": 0x00100040, "accession_number": 0x00080050, "study_id": 0x00200010,
-    "study_date": 0x00080020, "study_time": 0x00080030, "procedure": 0x00081030, "modality": 0x00080060, "referring_physician": 0x00080090,
+    "name": 0x00100010,
+    "birth_date": 0x00100030,
+    "sex": 0x00100040,
+    "accession_number": 0x00080050,
+    "study_id": 0x00200010,
+    "study_date": 0x00080020,
+    "study_time": 0x00080030,
+    "procedure": 0x00081030,
+    "modality": 0x00080060,
+    "referring_physician": 0x00080090,
     "placer_order_number": 0x00402016,
 }
 _WANTED = {_CHARACTER_SET, _PATIENT_ID, _ISSUER, _STUDY_UID, _SERIES_UID, _INSTANCE_UID, 0x00080016, *_TEXTS.values()}
@@ -55,8 +63,13 @@ class ReceivedIdentity:
             texts["placer_order_number"] = texts.get("placer_order_number") or str(order.get("placer_order_number") or "")
             texts["procedure"] = texts.get("procedure") or str(order.get("procedure") or "")
         return {
-            "patient": {"name": texts.pop("name", ""), "patient_id": self.patient_id, "issuer_of_patient_id": self.issuer_of_patient_id,
-                        "birth_date": texts.pop("birth_date", ""), "sex": texts.pop("sex", "")},
+            "patient": {
+                "name": texts.pop("name", ""),
+                "patient_id": self.patient_id,
+                "issuer_of_patient_id": self.issuer_of_patient_id,
+                "birth_date": texts.pop("birth_date", ""),
+                "sex": texts.pop("sex", ""),
+            },
             "study": {"study_instance_uid": self.study_instance_uid, **texts},
             "instances": [[pseudonym_of[uid], uid, series, sop_class] for uid, series, sop_class in self.instances if uid in pseudonym_of],
         }
@@ -103,11 +116,11 @@ def header_texts(source: IdentifiedDataset) -> dict[int, str]:
         if element.tag in _WANTED:
             found[element.tag] = element
     declared = found.get(_CHARACTER_SET)
-    charset = source.payload[declared.value:declared.end].decode("ascii", "replace") if declared is not None else ""
+    charset = source.payload[declared.value : declared.end].decode("ascii", "replace") if declared is not None else ""
     codecs = codecs_of(tuple(charset.strip("\0 ").split("\\")))
     values: dict[int, str] = {}
     for tag, element in found.items():
-        text = decode(source.payload[element.value:element.end], codecs)
+        text = decode(source.payload[element.value : element.end], codecs)
         if text is None:
             raise RefusedContent("UNDECODABLE_TEXT", "not in the declared character set", tag=f"({tag >> 16:04X},{tag & 0xFFFF:04X})")
         values[tag] = text.strip("\0 ")
@@ -118,9 +131,13 @@ def order_terms(order: Mapping[str, Any]) -> IdentityTerms:
     """What an order says of persons, places and numbers, to clean texts of."""
     birth_date = _date(str(order.get("birth_date") or ""))
     return terms_of_order(
-        names=[str(order.get("patient_name") or "")], staff=[str(order.get("referring_physician") or "")],
-        identifiers=[str(order.get(name) or "") for name in ("patient_id", "accession_number", "placer_order_number", "filler_order_number")],
-        birth_dates=[birth_date] if birth_date is not None else [])
+        names=[str(order.get("patient_name") or "")],
+        staff=[str(order.get("referring_physician") or "")],
+        identifiers=[
+            str(order.get(name) or "") for name in ("patient_id", "accession_number", "placer_order_number", "filler_order_number")
+        ],
+        birth_dates=[birth_date] if birth_date is not None else [],
+    )
 
 
 def _date(text: str) -> dt.date | None:

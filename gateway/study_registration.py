@@ -16,11 +16,10 @@ from compliance.crosswalk import seal_study_identity
 from compliance.free_text import TextCleaner
 from compliance.identified import DeidentifiedDataset, InstanceAttributes, Pseudonymity
 from compliance.order import Order
-from compliance.study import Instance, Series, Study, instances_of_study, study_manifest
+from compliance.study import Instance, Series, Study, instances_of_study, seal_order_text, study_manifest
 from crypto.canonical import digest, keyed_uid
 from crypto.errors import RefusedContent
 from crypto.keys import StudyKey
-from crypto.sealed_box import open_small, seal_small
 from crypto.vault import SealedObject
 from gateway.application import Application
 from gateway.received import ReceivedInstance, ReceivedState, locked_received_study
@@ -35,8 +34,15 @@ _NOT_IMAGES = {"SR", "PR", "KO", "DOC", "SEG", "REG", "AU", "OT"}
 Output = tuple[ReceivedInstance, DeidentifiedDataset, SealedObject]
 
 
-def register_study(app: Application, received_study_pk: int, study_key: StudyKey, identity: ReceivedIdentity, under: Pseudonymity,
-                   order: tuple[Order, dict[str, Any]] | None, outputs: Sequence[Output]) -> str:
+def register_study(
+    app: Application,
+    received_study_pk: int,
+    study_key: StudyKey,
+    identity: ReceivedIdentity,
+    under: Pseudonymity,
+    order: tuple[Order, dict[str, Any]] | None,
+    outputs: Sequence[Output],
+) -> str:
     """The study is AVAILABLE under its pseudonymous UID, which is returned; repeated, it stays what it is.
 
     Raises: RefusedContent when an instance came out under the UID of another study's; TemporarilyUnable.
@@ -51,15 +57,24 @@ def register_study(app: Application, received_study_pk: int, study_key: StudyKey
         if study is None:
             assert received.study_key_id is not None and received.wrapped_dek is not None
             study = Study(
-                study_instance_uid=study_instance_uid, hospital_id=received.hospital_id, patient_pseudonym=under.pseudonym,
-                accession_pseudonym=under.accession_pseudonym, study_key_id=received.study_key_id, wrapped_dek=received.wrapped_dek,
-                modality="", manifest_digest="", instance_count=0, completed_at=received.complete_at or now, available_at=now)
+                study_instance_uid=study_instance_uid,
+                hospital_id=received.hospital_id,
+                patient_pseudonym=under.pseudonym,
+                accession_pseudonym=under.accession_pseudonym,
+                study_key_id=received.study_key_id,
+                wrapped_dek=received.wrapped_dek,
+                modality="",
+                manifest_digest="",
+                instance_count=0,
+                completed_at=received.complete_at or now,
+                available_at=now,
+            )
         elif outputs:
             study.amendment += 1
         _describe(study, [output.attributes for _, output, _ in outputs])
         if order is not None and order_text is not None:
             study.priority = order[0].priority
-            study.order_text_sealed = seal_small(study_key.purpose_key("order"), json.dumps(order_text).encode(), study_instance_uid.encode())
+            study.order_text_sealed = seal_order_text(study_key, study, order_text)
         session.add(study)
         session.flush()
         series = _series_rows(session, study, outputs, metadata)
@@ -70,8 +85,11 @@ def register_study(app: Application, received_study_pk: int, study_key: StudyKey
         actions: Counter[str] = Counter(study.deidentification.get("actions", {}))
         for _, output, _ in outputs:
             actions.update(output.action_counts)
-        study.deidentification = {"profile": under.profile.name, "actions": dict(sorted(actions.items())),
-                                  "flags": sorted({flag for _, output, _ in outputs for flag in output.flags})}
+        study.deidentification = {
+            "profile": under.profile.name,
+            "actions": dict(sorted(actions.items())),
+            "flags": sorted({flag for _, output, _ in outputs for flag in output.flags}),
+        }
         pseudonym_of = {uid: keyed_uid(under.uid_secret, uid) for uid, _, _ in identity.instances}
         known = {row.sop_instance_uid for row in rows}
         pseudonym_of = {uid: pseudonym for uid, pseudonym in pseudonym_of.items() if pseudonym in known}
@@ -79,20 +97,26 @@ def register_study(app: Application, received_study_pk: int, study_key: StudyKey
         received.state, received.study_instance_uid = ReceivedState.AVAILABLE, study_instance_uid
         session.add_all([study, received])
         session.flush()
-        audit.append(session, audit.AuditEvent(
-            event_id=audit.EventId.INSTANCES_ACCESSED, event_type=audit.EventType.DEIDENTIFY, action=audit.Action.UPDATE, actor=ACTOR,
-            hospital_id=study.hospital_id, study_instance_uid=study_instance_uid, object_id=f"received/{received_study_pk}",
-            detail={"instances": study.instance_count, "new": len(outputs), "manifest": study.manifest_digest,
-                    "profile": under.profile.name}), at=now)
+        audit.append(
+            session,
+            audit.AuditEvent(
+                event_id=audit.EventId.INSTANCES_ACCESSED,
+                event_type=audit.EventType.DEIDENTIFY,
+                action=audit.Action.UPDATE,
+                actor=ACTOR,
+                hospital_id=study.hospital_id,
+                study_instance_uid=study_instance_uid,
+                object_id=f"received/{received_study_pk}",
+                detail={
+                    "instances": study.instance_count,
+                    "new": len(outputs),
+                    "manifest": study.manifest_digest,
+                    "profile": under.profile.name,
+                },
+            ),
+            at=now,
+        )
     return study_instance_uid
-
-
-def open_order_text(study_key: StudyKey, study: Study) -> dict[str, str]:
-    """The cleaned order ("indication", "question", "procedure"), empty where there was none. Raises: IntegrityFailure."""
-    if study.order_text_sealed is None:
-        return {}
-    opened: dict[str, str] = json.loads(open_small(study_key.purpose_key("order"), study.order_text_sealed, study.study_instance_uid.encode()))
-    return opened
 
 
 def open_series_metadata(app: Application, study_key: StudyKey, series: Series) -> list[dict[str, Any]]:
@@ -150,8 +174,15 @@ def _series_rows(session: Session, study: Study, outputs: Sequence[Output], meta
         if row is not None and row.study_pk != study.study_pk:
             raise RefusedContent(SERIES_IN_TWO_STUDIES, "one Series Instance UID came under two studies", tag="(0020,000E)")
         if row is None:
-            row = Series(study_pk=study.study_pk, series_instance_uid=uid, modality=given.modality or "OT", number=given.series_number,
-                         description=given.series_description or "", body_part=given.body_part_examined, metadata_object=pointer)
+            row = Series(
+                study_pk=study.study_pk,
+                series_instance_uid=uid,
+                modality=given.modality or "OT",
+                number=given.series_number,
+                description=given.series_description or "",
+                body_part=given.body_part_examined,
+                metadata_object=pointer,
+            )
         row.metadata_object = pointer
         row.instance_count += sum(1 for _, other, _ in outputs if other.series_instance_uid == uid)
         session.add(row)
@@ -166,12 +197,24 @@ def _instance_rows(session: Session, study: Study, series: Mapping[str, Series],
         series_pk = series[output.series_instance_uid].series_pk
         assert series_pk is not None
         if session.get(Instance, output.sop_instance_uid) is None:
-            session.add(Instance(
-                sop_instance_uid=output.sop_instance_uid, series_pk=series_pk, study_pk=study.study_pk, sop_class_uid=output.sop_class_uid,
-                transfer_syntax_uid=output.transfer_syntax_uid, number=output.attributes.instance_number, object_id=place.object_id,
-                pack_name=place.pack_name, pack_offset=place.offset, sealed_length=place.length, payload_bytes=len(output.payload),
-                frame_table=[list(frame) for frame in output.frame_table], payload_digest=output.payload_digest,
-                pixel_digest=output.pixel_digest))
+            session.add(
+                Instance(
+                    sop_instance_uid=output.sop_instance_uid,
+                    series_pk=series_pk,
+                    study_pk=study.study_pk,
+                    sop_class_uid=output.sop_class_uid,
+                    transfer_syntax_uid=output.transfer_syntax_uid,
+                    number=output.attributes.instance_number,
+                    object_id=place.object_id,
+                    pack_name=place.pack_name,
+                    pack_offset=place.offset,
+                    sealed_length=place.length,
+                    payload_bytes=len(output.payload),
+                    frame_table=[list(frame) for frame in output.frame_table],
+                    payload_digest=output.payload_digest,
+                    pixel_digest=output.pixel_digest,
+                )
+            )
         kept = session.get(ReceivedInstance, received.instance_pk)
         if kept is not None:
             kept.sop_instance_uid = output.sop_instance_uid

@@ -6,21 +6,24 @@ Any number of workers may run: each act is guarded by rows and workflow names, s
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import pydicom
 import structlog
 from sqlmodel import col, select
 
 from compliance.audit_checkpoint import keep_checkpoint
+from compliance.burned_in import PixelScreening
 from compliance.hospital import Hospital
 from compliance.pixel_child import PixelChild
 from compliance.quarantine import hold
 from crypto.errors import Conflict, IntegrityFailure, ReadgateError
 from gateway.application import Application
 from gateway.delivery_senders import senders_of
-from gateway.jobs import JobRunner
+from gateway.jobs import JobRunner, ProcessStopping
+from gateway.pixel_screening import PixelScreener
 from gateway.processing import ACTOR, archive_originals, deidentify_study, route_study
 from gateway.received import ReceivedInstance, ReceivedState, ReceivedStudy, locked_received_study, unarchived_segments
 from gateway.spool_index import SpoolIndex
@@ -35,28 +38,57 @@ SPOOL_SWEEP_SECONDS = 30.0
 REVOCATION_SECONDS = 2.0
 
 
+class StoppableScreener:
+    """Pixel screening that does not take the death of its child at shutdown for a verdict on the instance."""
+
+    def __init__(self, child: PixelChild, stopping: threading.Event) -> None:
+        self._child, self._stopping = child, stopping
+
+    def screen(self, dataset: pydicom.Dataset, identity: Sequence[str]) -> PixelScreening:
+        screening = self._child.screen(dataset, identity)
+        if self._stopping.is_set():
+            raise ProcessStopping
+        return screening
+
+
 class Work:
     """The study jobs over one application (gateway/jobs.py StudyWork)."""
 
-    def __init__(self, app: Application, screener: PixelChild) -> None:
+    def __init__(self, app: Application, screener: PixelScreener) -> None:
         self._app, self._screener = app, screener
 
     def archive(self, received_study_pk: int) -> int:
+        self._require_running()
         return archive_originals(self._app, received_study_pk)
 
     def deidentify(self, received_study_pk: int) -> str:
+        self._require_running()
         return deidentify_study(self._app, received_study_pk, self._screener)
 
     def route(self, study_instance_uid: str) -> str:
+        self._require_running()
         return route_study(self._app, study_instance_uid).procedure_step_uid
 
     def hold_failed(self, received_study_pk: int, reason: str) -> None:
+        self._require_running()
         hold_failed(self._app, received_study_pk, reason)
 
     def deliver(self, delivery_pk: int) -> str:
+        self._require_running()
         app = self._app
-        return deliver(app.database, app.keys, delivery_pk=delivery_pk, senders=senders_of(app), signer_of=app.document_signer,
-                       trust_roots=app.certificates.trust_roots(), now=app.now())
+        return deliver(
+            app.database,
+            app.keys,
+            delivery_pk=delivery_pk,
+            senders=senders_of(app),
+            signer_of=app.document_signer,
+            trust_roots=app.certificates.trust_roots(),
+            now=app.now(),
+        )
+
+    def _require_running(self) -> None:
+        if self._app.stopping.is_set():
+            raise ProcessStopping
 
 
 @dataclass
@@ -73,14 +105,18 @@ class Worker:
     def __init__(self, app: Application, index: SpoolIndex) -> None:
         self._app, self._index = app, index
         self._screener = PixelChild()
-        self._runner = JobRunner(app.data, app.settings.jobs, Work(app, self._screener))
+        self._runner = JobRunner(app.data, app.settings.jobs, Work(app, StoppableScreener(self._screener, app.stopping)))
         self._stopping = threading.Event()
         poll = app.settings.jobs.poll_seconds
         self._duties = [
             _Duty("complete_studies", self.complete_studies, poll),
             _Duty("queue_deliveries", self.queue_deliveries, poll),
             _Duty("expire_leases", lambda: expire_leases(app.database, now=app.now(), new_uid=app.new_uid), poll),
-            _Duty("revoke_ended_rights", lambda: revoke_ended_rights(app.database, app.law, now=app.now(), new_uid=app.new_uid), REVOCATION_SECONDS),
+            _Duty(
+                "revoke_ended_rights",
+                lambda: revoke_ended_rights(app.database, app.law, now=app.now(), new_uid=app.new_uid),
+                REVOCATION_SECONDS,
+            ),
             _Duty("checkpoint", lambda: keep_checkpoint(app.database, app.log_signer, now=app.now()), CHECKPOINT_SECONDS),
             _Duty("sweep_spool", self.sweep_spool, SPOOL_SWEEP_SECONDS),
         ]
@@ -93,18 +129,22 @@ class Worker:
 
     def stop(self) -> None:
         self._stopping.set()
-        self._thread.join(timeout=30)
-        self._runner.stop()
+        if self._thread.ident is not None:
+            self._thread.join(timeout=30)
+        # The child first: a workflow waits for its answer.
         self._screener.close()
+        self._runner.stop()
 
     def complete_studies(self) -> int:
         """Studies that fell quiet, or of which the sender said that all was sent, are COMPLETE and queued; how many."""
         app = self._app
         queued: list[tuple[int, int]] = []
         with app.database.reading() as session:
-            waiting = session.exec(select(ReceivedStudy.received_study_pk, ReceivedStudy.last_at, ReceivedStudy.is_commitment_asked, Hospital.quiet_seconds)
-                                   .join(Hospital, col(Hospital.hospital_id) == ReceivedStudy.hospital_id)
-                                   .where(ReceivedStudy.state == ReceivedState.RECEIVING)).all()
+            waiting = session.exec(
+                select(ReceivedStudy.received_study_pk, ReceivedStudy.last_at, ReceivedStudy.is_commitment_asked, Hospital.quiet_seconds)
+                .join(Hospital, col(Hospital.hospital_id) == ReceivedStudy.hospital_id)
+                .where(ReceivedStudy.state == ReceivedState.RECEIVING)
+            ).all()
             unqueued = session.exec(select(ReceivedStudy).where(ReceivedStudy.state == ReceivedState.COMPLETE)).all()
         now = app.now()
         due = [pk for pk, last_at, is_asked, quiet in waiting if pk is not None and (is_asked or _is_quiet(last_at, quiet, now))]
@@ -113,7 +153,9 @@ class Worker:
                 study = locked_received_study(session, pk)
                 hospital = session.get(Hospital, study.hospital_id)
                 assert hospital is not None
-                if study.state != ReceivedState.RECEIVING or not (study.is_commitment_asked or _is_quiet(study.last_at, hospital.quiet_seconds, now)):
+                if study.state != ReceivedState.RECEIVING or not (
+                    study.is_commitment_asked or _is_quiet(study.last_at, hospital.quiet_seconds, now)
+                ):
                     continue
                 study.state, study.complete_at = ReceivedState.COMPLETE, now
                 session.add(study)
@@ -182,8 +224,17 @@ def hold_failed(app: Application, received_study_pk: int, reason: str) -> None:
             return
         study.state = ReceivedState.QUARANTINED
         session.add(study)
-        hold(session, hospital_id=study.hospital_id, received_study_pk=received_study_pk, reason_code=reason, element_tag=None, detail="",
-             instance_count=study.instance_count, actor=ACTOR, now=app.now())
+        hold(
+            session,
+            hospital_id=study.hospital_id,
+            received_study_pk=received_study_pk,
+            reason_code=reason,
+            element_tag=None,
+            detail="",
+            instance_count=study.instance_count,
+            actor=ACTOR,
+            now=app.now(),
+        )
 
 
 def release_quarantine(app: Application, received_study_pk: int) -> None:
@@ -198,5 +249,3 @@ def release_quarantine(app: Application, received_study_pk: int) -> None:
 
 def _is_quiet(last_at: datetime, quiet_seconds: float, now: datetime) -> bool:
     return now - last_at >= timedelta(seconds=quiet_seconds)
-
-

@@ -30,7 +30,7 @@ from reporting.delivery_queue import Delivery, DeliveryState, note_failure, requ
 from reporting.document import ReportSource, compose_document
 from reporting.encapsulated import encapsulate
 from reporting.identity import HospitalLetterhead, InstanceIdentity, PatientIdentity, StudyIdentity
-from reporting.oru import compose_oru
+from reporting.oru import MessageRoute, compose_oru
 from reporting.report import Report, open_report, reports_of_study, require_report
 from reporting.report_copy import ReportCopy, keep_copy, open_copy
 from reporting.seal import seal_document
@@ -57,8 +57,16 @@ class _Parcel:
     pdf: bytes
 
 
-def deliver(database: Database, keys: KeyStore, *, delivery_pk: int, senders: Senders, signer_of: Callable[[str], KeyAndCertificate],
-            trust_roots: Sequence[bytes], now: datetime) -> str:
+def deliver(
+    database: Database,
+    keys: KeyStore,
+    *,
+    delivery_pk: int,
+    senders: Senders,
+    signer_of: Callable[[str], KeyAndCertificate],
+    trust_roots: Sequence[bytes],
+    now: datetime,
+) -> str:
     """The state of the delivery after one attempt. Raises: TemporarilyUnable when the database is away."""
     try:
         parcel = _parcel(database, keys, delivery_pk, signer_of, trust_roots, now)
@@ -67,7 +75,9 @@ def deliver(database: Database, keys: KeyStore, *, delivery_pk: int, senders: Se
         if parcel.target.kind == TargetKind.DICOM:
             receipt = senders.store(parcel.target, encapsulate(parcel.source, parcel.pdf))
         else:
-            receipt = senders.send_message(parcel.target, compose_oru(parcel.source, pdf=parcel.pdf, now=now))
+            route = MessageRoute(**parcel.target.settings.get("route", {}))
+            message = compose_oru(parcel.source, pdf=parcel.pdf, now=now, route=route)
+            receipt = senders.send_message(parcel.target, message)
     except TemporarilyUnable:
         return _failed(database, delivery_pk, "TEMPORARILY_UNABLE", is_permanent=False, now=now)
     except PermanentPeerFailure:
@@ -84,16 +94,32 @@ def deliver(database: Database, keys: KeyStore, *, delivery_pk: int, senders: Se
         delivery.attempts += 1
         session.add(delivery)
         report = require_report(session, delivery.report_uid)
-        audit.append(session, audit.AuditEvent(
-            event_id=audit.EventId.EXPORT, event_type=audit.EventType.DELIVER, action=audit.Action.READ, actor=ACTOR,
-            hospital_id=delivery.hospital_id, study_instance_uid=study_by_pk(session, report.study_pk).study_instance_uid,
-            object_id=delivery.report_uid, decision_digest=report.decision_digest,
-            detail={"kind": delivery.kind, "attempt": delivery.attempts, "state": delivery.state}), at=now)
+        audit.append(
+            session,
+            audit.AuditEvent(
+                event_id=audit.EventId.EXPORT,
+                event_type=audit.EventType.DELIVER,
+                action=audit.Action.READ,
+                actor=ACTOR,
+                hospital_id=delivery.hospital_id,
+                study_instance_uid=study_by_pk(session, report.study_pk).study_instance_uid,
+                object_id=delivery.report_uid,
+                decision_digest=report.decision_digest,
+                detail={"kind": delivery.kind, "attempt": delivery.attempts, "state": delivery.state},
+            ),
+            at=now,
+        )
     return DeliveryState.DELIVERED
 
 
-def _parcel(database: Database, keys: KeyStore, delivery_pk: int, signer_of: Callable[[str], KeyAndCertificate],
-            trust_roots: Sequence[bytes], now: datetime) -> _Parcel | None:
+def _parcel(
+    database: Database,
+    keys: KeyStore,
+    delivery_pk: int,
+    signer_of: Callable[[str], KeyAndCertificate],
+    trust_roots: Sequence[bytes],
+    now: datetime,
+) -> _Parcel | None:
     """What to send and where; None where it was delivered already."""
     with database.transaction() as session:
         delivery = require_delivery(session, delivery_pk)
@@ -114,7 +140,9 @@ def _parcel(database: Database, keys: KeyStore, delivery_pk: int, signer_of: Cal
     return _Parcel(target, source, pdf)
 
 
-def report_source(session: Session, keys: KeyStore, report: Report, study: Study, *, actor: str, purpose: str, now: datetime) -> ReportSource:
+def report_source(
+    session: Session, keys: KeyStore, report: Report, study: Study, *, actor: str, purpose: str, now: datetime
+) -> ReportSource:
     """Everything the hospital's copy is made of, verified; the crosswalk is opened, which is audited.
 
     Raises: IntegrityFailure, NotFound (shredded), RefusedContent.
@@ -134,11 +162,21 @@ def report_source(session: Session, keys: KeyStore, report: Report, study: Study
         before = chain[before].content.predecessor_digest
     identity = open_study_identity(session, keys, study, actor=actor, purpose=purpose, now=now)
     return ReportSource(
-        signed=signed, patient=PatientIdentity(**identity["patient"]), letterhead=letterhead_of(require_hospital(session, report.hospital_id)),
-        study=StudyIdentity(**identity["study"], instances=tuple(
-            InstanceIdentity(pseudonymous_sop_instance_uid=pseudonym, sop_instance_uid=uid, series_instance_uid=series, sop_class_uid=sop_class)
-            for pseudonym, uid, series, sop_class in identity["instances"])),
-        predecessors=predecessors, manifest=report.manifest)
+        signed=signed,
+        patient=PatientIdentity(**identity["patient"]),
+        letterhead=letterhead_of(require_hospital(session, report.hospital_id)),
+        study=StudyIdentity(
+            **identity["study"],
+            instances=tuple(
+                InstanceIdentity(
+                    pseudonymous_sop_instance_uid=pseudonym, sop_instance_uid=uid, series_instance_uid=series, sop_class_uid=sop_class
+                )
+                for pseudonym, uid, series, sop_class in identity["instances"]
+            ),
+        ),
+        predecessors=predecessors,
+        manifest=report.manifest,
+    )
 
 
 def letterhead_of(hospital: Hospital) -> HospitalLetterhead:
@@ -147,7 +185,11 @@ def letterhead_of(hospital: Hospital) -> HospitalLetterhead:
 
 def _require_own_study(session: Session, signed: SignedReport, report: Report, study: Study) -> None:
     content = signed.content
-    if (content.study_instance_uid, content.report_uid, content.reader.id) != (study.study_instance_uid, report.report_uid, report.reader_id):
+    if (content.study_instance_uid, content.report_uid, content.reader.id) != (
+        study.study_instance_uid,
+        report.report_uid,
+        report.reader_id,
+    ):
         raise IntegrityFailure("the signed report is not of this study")
     if signed.key_fingerprint() != public_key_fingerprint(require_reader(session, report.reader_id).public_key_pem):
         raise IntegrityFailure("the report is signed with a key that its reader did not register")

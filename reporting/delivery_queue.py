@@ -50,16 +50,28 @@ def queue_deliveries(session: Session, report: Report, *, now: datetime) -> int:
     targets = report_targets(session, report.hospital_id)
     for target in targets:
         assert target.target_pk is not None
-        session.add(Delivery(report_uid=report.report_uid, hospital_id=report.hospital_id, target_pk=target.target_pk, kind=target.kind,
-                             next_attempt_at=now, queued_at=now))
+        session.add(
+            Delivery(
+                report_uid=report.report_uid,
+                hospital_id=report.hospital_id,
+                target_pk=target.target_pk,
+                kind=target.kind,
+                next_attempt_at=now,
+                queued_at=now,
+            )
+        )
     session.flush()
     return len(targets)
 
 
 def due_deliveries(session: Session, *, now: datetime, limit: int = 100) -> list[int]:
     """Keys of deliveries whose time has come, oldest first."""
-    rows = session.exec(select(Delivery.delivery_pk).where(Delivery.state == DeliveryState.QUEUED, col(Delivery.next_attempt_at) <= now)
-                        .order_by(col(Delivery.next_attempt_at)).limit(limit)).all()
+    rows = session.exec(
+        select(Delivery.delivery_pk)
+        .where(Delivery.state == DeliveryState.QUEUED, col(Delivery.next_attempt_at) <= now)
+        .order_by(col(Delivery.next_attempt_at))
+        .limit(limit)
+    ).all()
     return [pk for pk in rows if pk is not None]
 
 
@@ -80,11 +92,20 @@ def note_failure(session: Session, delivery: Delivery, reason: str, *, is_perman
     else:
         delivery.next_attempt_at = now + timedelta(seconds=BACKOFF_SECONDS[delivery.attempts - 1])
     session.add(delivery)
-    audit.append(session, audit.AuditEvent(
-        event_id=audit.EventId.EXPORT, event_type=audit.EventType.DELIVER, action=audit.Action.READ, actor="readgate/deliver",
-        outcome=audit.Outcome.SERIOUS_FAILURE if delivery.state == DeliveryState.DEAD_LETTER else audit.Outcome.MINOR_FAILURE,
-        hospital_id=delivery.hospital_id, object_id=delivery.report_uid,
-        detail={"kind": delivery.kind, "attempt": delivery.attempts, "reason": reason, "state": delivery.state}), at=now)
+    audit.append(
+        session,
+        audit.AuditEvent(
+            event_id=audit.EventId.EXPORT,
+            event_type=audit.EventType.DELIVER,
+            action=audit.Action.READ,
+            actor="readgate/deliver",
+            outcome=audit.Outcome.SERIOUS_FAILURE if delivery.state == DeliveryState.DEAD_LETTER else audit.Outcome.MINOR_FAILURE,
+            hospital_id=delivery.hospital_id,
+            object_id=delivery.report_uid,
+            detail={"kind": delivery.kind, "attempt": delivery.attempts, "reason": reason, "state": delivery.state},
+        ),
+        at=now,
+    )
 
 
 def release_dead_letter(session: Session, delivery_pk: int, *, actor: str, now: datetime) -> Delivery:
@@ -94,9 +115,19 @@ def release_dead_letter(session: Session, delivery_pk: int, *, actor: str, now: 
         raise Conflict("NOT_A_DEAD_LETTER")
     delivery.state, delivery.attempts, delivery.next_attempt_at = DeliveryState.QUEUED, 0, now
     session.add(delivery)
-    audit.append(session, audit.AuditEvent(
-        event_id=audit.EventId.EXPORT, event_type=audit.EventType.DELIVER, action=audit.Action.UPDATE, actor=actor,
-        hospital_id=delivery.hospital_id, object_id=delivery.report_uid, detail={"kind": delivery.kind, "released": True}), at=now)
+    audit.append(
+        session,
+        audit.AuditEvent(
+            event_id=audit.EventId.EXPORT,
+            event_type=audit.EventType.DELIVER,
+            action=audit.Action.UPDATE,
+            actor=actor,
+            hospital_id=delivery.hospital_id,
+            object_id=delivery.report_uid,
+            detail={"kind": delivery.kind, "released": True},
+        ),
+        at=now,
+    )
     return delivery
 
 

@@ -68,14 +68,19 @@ def open_draft(study_key: StudyKey, draft: ReportDraft) -> dict[str, Any]:
 
 
 def newest_draft(session: Session, procedure_step_uid: str) -> ReportDraft | None:
-    return session.exec(select(ReportDraft).where(ReportDraft.procedure_step_uid == procedure_step_uid)
-                        .order_by(col(ReportDraft.version).desc()).limit(1)).first()
+    return session.exec(
+        select(ReportDraft).where(ReportDraft.procedure_step_uid == procedure_step_uid).order_by(col(ReportDraft.version).desc()).limit(1)
+    ).first()
 
 
 def newest_draft_of_reader(session: Session, study_pk: int, reader_id: str) -> ReportDraft | None:
     """What this reader last wrote on this study, in whichever step: a lost lease loses no text."""
-    return session.exec(select(ReportDraft).where(ReportDraft.study_pk == study_pk, ReportDraft.reader_id == reader_id)
-                        .order_by(col(ReportDraft.saved_at).desc(), col(ReportDraft.draft_pk).desc()).limit(1)).first()
+    return session.exec(
+        select(ReportDraft)
+        .where(ReportDraft.study_pk == study_pk, ReportDraft.reader_id == reader_id)
+        .order_by(col(ReportDraft.saved_at).desc(), col(ReportDraft.draft_pk).desc())
+        .limit(1)
+    ).first()
 
 
 def seal_envelope(study_key: StudyKey, report_uid: str, envelope: bytes) -> bytes:
@@ -89,8 +94,9 @@ def open_report(study_key: StudyKey, report: Report) -> SignedReport:
 
 def reports_of_study(session: Session, study: Study) -> list[Report]:
     """The chain, oldest first."""
-    return list(session.exec(select(Report).where(Report.study_pk == study.study_pk)
-                             .order_by(col(Report.signed_at), col(Report.report_uid))).all())
+    return list(
+        session.exec(select(Report).where(Report.study_pk == study.study_pk).order_by(col(Report.signed_at), col(Report.report_uid))).all()
+    )
 
 
 def newest_report(session: Session, study: Study) -> Report | None:

@@ -26,8 +26,12 @@ def keep_copy(session: Session, study_key: StudyKey, report_uid: str, pdf: bytes
     standing = session.get(ReportCopy, report_uid)
     if standing is not None:
         return standing
-    copy = ReportCopy(report_uid=report_uid, composed_at=now, pdf_sha256=hashlib.sha256(pdf).hexdigest(),
-                      pdf_sealed=seal_small(study_key.purpose_key("copy"), pdf, f"copy/{report_uid}".encode()))
+    copy = ReportCopy(
+        report_uid=report_uid,
+        composed_at=now,
+        pdf_sha256=hashlib.sha256(pdf).hexdigest(),
+        pdf_sealed=seal_small(study_key.purpose_key("copy"), pdf, f"copy/{report_uid}".encode()),
+    )
     session.add(copy)
     session.flush()
     return copy

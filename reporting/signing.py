@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -24,7 +24,7 @@ from compliance.decision_log import decide_and_record
 from compliance.facts import gather_facts
 from compliance.lawbook import LawBundle
 from compliance.principal import LoginSession, Principal, require_principal
-from compliance.study import Study, manifest_of, open_study_key, study_by_pk
+from compliance.study import Study, manifest_of, open_order_text, open_study_key, study_by_pk
 from crypto.errors import Conflict, NotAllowed, RefusedContent
 from crypto.keys import KeyStore
 from reporting.content import SECTIONS, CriticalResult, ReportContent, ReportKind, SigningReader
@@ -32,7 +32,7 @@ from reporting.delivery_queue import queue_deliveries
 from reporting.report import Report, has_final, newest_draft, newest_report, open_draft, seal_envelope
 from reporting.signed_report import SignedReport, sign_report
 from reporting.text_rules import MALFORMED
-from worklist.claim import require_claim
+from worklist.claim import require_claim, successor_of
 from worklist.procedure_step import State, WorkitemCode, require_transition
 from worklist.view_grant import revoke_grants
 from worklist.workitem import ProcedureStep, transaction_uid_digest
@@ -52,8 +52,21 @@ class _Prepared:
     public_key_pem: str
 
 
-def sign(database: Database, keys: KeyStore, law: LawBundle, *, procedure_step_uid: str, reader_id: str, login_digest: str,
-         transaction_uid: str, kind: ReportKind, draft_version: int, passphrase: str, now: datetime, new_uid: Callable[[], str]) -> Report:
+def sign(
+    database: Database,
+    keys: KeyStore,
+    law: LawBundle,
+    *,
+    procedure_step_uid: str,
+    reader_id: str,
+    login_digest: str,
+    transaction_uid: str,
+    kind: ReportKind,
+    draft_version: int,
+    passphrase: str,
+    now: datetime,
+    new_uid: Callable[[], str],
+) -> Report:
     """See the module.
 
     Raises: NotFound; NotAllowed (no claim, wrong passphrase, or the law says no: that is recorded); Conflict (the draft, the study or the
@@ -84,51 +97,49 @@ def sign(database: Database, keys: KeyStore, law: LawBundle, *, procedure_step_u
     return report
 
 
-def sign_addendum(database: Database, keys: KeyStore, law: LawBundle, *, report_uid: str, reader_id: str, login_digest: str, kind: ReportKind,
-                  sections: dict[str, str], passphrase: str, now: datetime, new_uid: Callable[[], str]) -> Report:
-    """An addendum or correction of the reader's own newest report of a study, as a signed document of its own that names it.
-
-    Raises: as `sign`; Conflict(NOT_THE_NEWEST) when another report followed already.
-    """
-    if kind not in (ReportKind.ADDENDUM, ReportKind.CORRECTION):
-        raise RefusedContent(MALFORMED, "an addendum or a correction")
-    with database.reading() as session:
-        step, study, reader, principal, predecessor = _predecessor(session, report_uid, reader_id)
-        facts = _facts(session, study, reader, login_digest, ReportKind.FINAL, now)
-        content = _content(study, reader, principal, kind, sections, predecessor.report_digest, decide(facts, law).digest, now, new_uid)
-    signed = sign_report(content, wrapped_key=reader.wrapped_signing_key, passphrase=passphrase, public_key_pem=reader.public_key_pem)
-    refusal: NotAllowed | None = None
-    with database.transaction() as session:
-        step, study, reader, _principal, predecessor = _predecessor(session, report_uid, reader_id)
-        facts = _facts(session, study, reader, login_digest, ReportKind.FINAL, now)
-        decision = decide_and_record(session, law, facts, study_instance_uid=study.study_instance_uid, actor=reader_id, at=now)
-        if decision.outcome != "ALLOW":
-            refusal = NotAllowed(next(iter(decision.reasons), "DENIED"), ", ".join(decision.reasons))
-        elif decision.digest != content.decision_digest or study.manifest_digest != content.study_manifest_digest:
-            raise Conflict("MOVED_ON", "the facts changed while the report was being signed")
-        else:
-            report = _insert(session, keys, step, study, signed, now)
-    if refusal is not None:
-        raise refusal
-    return report
-
-
-def _prepare(session: Session, keys: KeyStore, law: LawBundle, procedure_step_uid: str, reader_id: str, login_digest: str, kind: ReportKind,
-             draft_version: int, now: datetime, new_uid: Callable[[], str]) -> _Prepared:
+def _prepare(
+    session: Session,
+    keys: KeyStore,
+    law: LawBundle,
+    procedure_step_uid: str,
+    reader_id: str,
+    login_digest: str,
+    kind: ReportKind,
+    draft_version: int,
+    now: datetime,
+    new_uid: Callable[[], str],
+) -> _Prepared:
     step = require_claim(session, procedure_step_uid, reader_id, login_digest, now=now)
-    if kind not in (ReportKind.PRELIMINARY, ReportKind.FINAL):
-        raise RefusedContent(MALFORMED, "a claimed study is signed as preliminary or final")
     study, reader = study_by_pk(session, step.study_pk), require_reader(session, reader_id)
     draft = newest_draft(session, procedure_step_uid)
     if draft is None or draft.version != draft_version:
         raise Conflict("DRAFT_MOVED_ON", "what you see is not the newest draft")
-    if kind == ReportKind.PRELIMINARY and has_final(session, study):
-        raise Conflict("ALREADY_FINAL", "a preliminary report cannot follow a final one")
+    _require_kind(session, study, step, kind)
     facts = _facts(session, study, reader, login_digest, kind, now)
-    predecessor = newest_report(session, study)
-    content = _content(study, reader, require_principal(session, reader_id), kind, open_draft(open_study_key(keys, study), draft),
-                       predecessor.report_digest if predecessor is not None else None, decide(facts, law).digest, now, new_uid)
+    predecessor, study_key = newest_report(session, study), open_study_key(keys, study)
+    content = _content(
+        study,
+        reader,
+        require_principal(session, reader_id),
+        kind,
+        {**open_draft(study_key, draft), "indication": open_order_text(study_key, study).get("indication", "")},
+        predecessor.report_digest if predecessor is not None else None,
+        decide(facts, law).digest,
+        now,
+        new_uid,
+    )
     return _Prepared(content, facts, draft.version, study.manifest_digest, reader.wrapped_signing_key, reader.public_key_pem)
+
+
+def _require_kind(session: Session, study: Study, step: ProcedureStep, kind: ReportKind) -> None:
+    """A chain starts with at most some preliminary reports and one final; what follows a final is an addendum or a correction of it."""
+    is_later = kind in (ReportKind.ADDENDUM, ReportKind.CORRECTION)
+    if is_later and not has_final(session, study):
+        raise Conflict("NOT_FINAL_YET", "there is no final report to add to")
+    if not is_later and has_final(session, study):
+        raise Conflict("ALREADY_FINAL", "a final report is followed by an addendum or a correction")
+    if is_later and not step.is_addendum:
+        raise Conflict("NOT_AN_ADDENDUM", "begin the addendum from the signed report")
 
 
 def _facts(session: Session, study: Study, reader: Reader, login_digest: str, kind: ReportKind, now: datetime) -> dict[str, Any]:
@@ -139,26 +150,56 @@ def _facts(session: Session, study: Study, reader: Reader, login_digest: str, ki
     return gather_facts(session, action=action, study=study, reader=reader, login=login, at=now)
 
 
-def _content(study: Study, reader: Reader, principal: Principal, kind: ReportKind, sections: dict[str, Any], predecessor_digest: str | None,
-             decision_digest: str, now: datetime, new_uid: Callable[[], str]) -> ReportContent:
-    statement = sections.get("critical_statement", "")
+def _content(
+    study: Study,
+    reader: Reader,
+    principal: Principal,
+    kind: ReportKind,
+    sections: dict[str, Any],
+    predecessor_digest: str | None,
+    decision_digest: str,
+    now: datetime,
+    new_uid: Callable[[], str],
+) -> ReportContent:
+    statement = sections.get("critical_statement", "") if sections.get("is_critical") else ""
     told_at = sections.get("critical_communicated_at", "")
     try:
         communicated_at = datetime.fromisoformat(told_at) if told_at else None
     except ValueError:
         raise RefusedContent(MALFORMED, "critical_communicated_at") from None
-    critical = None if not statement else CriticalResult(
-        statement=statement, communicated_to=sections.get("critical_communicated_to", ""), communicated_at=communicated_at)
+    critical = (
+        None
+        if not statement
+        else CriticalResult(
+            statement=statement, communicated_to=sections.get("critical_communicated_to", ""), communicated_at=communicated_at
+        )
+    )
     return ReportContent(
-        report_uid=new_uid(), kind=kind, predecessor_digest=predecessor_digest, study_instance_uid=study.study_instance_uid,
-        patient_pseudonym=study.patient_pseudonym, accession_pseudonym=study.accession_pseudonym,
-        study_manifest_digest=study.manifest_digest, **{name: sections.get(name, "") for name in SECTIONS}, critical_result=critical,
+        report_uid=new_uid(),
+        kind=kind,
+        predecessor_digest=predecessor_digest,
+        study_instance_uid=study.study_instance_uid,
+        patient_pseudonym=study.patient_pseudonym,
+        accession_pseudonym=study.accession_pseudonym,
+        study_manifest_digest=study.manifest_digest,
+        **{name: sections.get(name, "") for name in SECTIONS},
+        critical_result=critical,
         reader=SigningReader(id=reader.reader_id, display_name=principal.display_name, qualification=reader.qualification),
-        decision_digest=decision_digest, signed_at=now)
+        decision_digest=decision_digest,
+        signed_at=now,
+    )
 
 
-def _keep(session: Session, keys: KeyStore, step: ProcedureStep, study: Study, signed: SignedReport, obligations: list[str], now: datetime,
-          new_uid: Callable[[], str]) -> Report:
+def _keep(
+    session: Session,
+    keys: KeyStore,
+    step: ProcedureStep,
+    study: Study,
+    signed: SignedReport,
+    obligations: Sequence[str],
+    now: datetime,
+    new_uid: Callable[[], str],
+) -> Report:
     report = _insert(session, keys, step, study, signed, now)
     is_handed_on = report.kind == ReportKind.PRELIMINARY and PRELIMINARY_ONLY in obligations
     if report.kind == ReportKind.PRELIMINARY and not is_handed_on:
@@ -169,10 +210,9 @@ def _keep(session: Session, keys: KeyStore, step: ProcedureStep, study: Study, s
     revoke_grants(session, reason="STEP_COMPLETED", now=now, procedure_step_uid=step.procedure_step_uid)
     if is_handed_on:
         # The law lets this reader go no further: the study goes on to one who may sign finally.
-        session.add(ProcedureStep(
-            procedure_step_uid=new_uid(), study_pk=step.study_pk, hospital_id=step.hospital_id, priority=step.priority, label=step.label,
-            workitem_code=WorkitemCode.REPORT_VERIFICATION, scheduled_at=now, expected_completion_at=step.expected_completion_at,
-            amendment=step.amendment, predecessor_uid=step.procedure_step_uid, is_final_required=True, routing=step.routing))
+        verification = successor_of(step, new_uid(), now=now)
+        verification.workitem_code, verification.is_final_required = WorkitemCode.REPORT_VERIFICATION, True
+        session.add(verification)
     session.flush()
     return report
 
@@ -180,29 +220,36 @@ def _keep(session: Session, keys: KeyStore, step: ProcedureStep, study: Study, s
 def _insert(session: Session, keys: KeyStore, step: ProcedureStep, study: Study, signed: SignedReport, now: datetime) -> Report:
     content = signed.content
     report = Report(
-        report_uid=content.report_uid, study_pk=step.study_pk, hospital_id=step.hospital_id, procedure_step_uid=step.procedure_step_uid,
-        reader_id=content.reader.id, kind=content.kind, report_digest=content.digest(), predecessor_digest=content.predecessor_digest,
-        decision_digest=content.decision_digest, manifest_digest=content.study_manifest_digest, manifest=manifest_of(session, study),
-        sealed_envelope=seal_envelope(open_study_key(keys, study), content.report_uid, signed.envelope()), signed_at=now)
+        report_uid=content.report_uid,
+        study_pk=step.study_pk,
+        hospital_id=step.hospital_id,
+        procedure_step_uid=step.procedure_step_uid,
+        reader_id=content.reader.id,
+        kind=content.kind,
+        report_digest=content.digest(),
+        predecessor_digest=content.predecessor_digest,
+        decision_digest=content.decision_digest,
+        manifest_digest=content.study_manifest_digest,
+        manifest=manifest_of(session, study),
+        sealed_envelope=seal_envelope(open_study_key(keys, study), content.report_uid, signed.envelope()),
+        signed_at=now,
+    )
     session.add(report)
     session.flush()
     queued = queue_deliveries(session, report, now=now)
-    audit.append(session, audit.AuditEvent(
-        event_id=audit.EventId.PROCEDURE_RECORD, event_type=audit.EventType.SIGN, action=audit.Action.CREATE, actor=report.reader_id,
-        hospital_id=report.hospital_id, study_instance_uid=study.study_instance_uid, object_id=report.report_uid,
-        decision_digest=report.decision_digest,
-        detail={"kind": report.kind, "report": report.report_digest, "manifest": report.manifest_digest, "deliveries": queued}), at=now)
+    audit.append(
+        session,
+        audit.AuditEvent(
+            event_id=audit.EventId.PROCEDURE_RECORD,
+            event_type=audit.EventType.SIGN,
+            action=audit.Action.CREATE,
+            actor=report.reader_id,
+            hospital_id=report.hospital_id,
+            study_instance_uid=study.study_instance_uid,
+            object_id=report.report_uid,
+            decision_digest=report.decision_digest,
+            detail={"kind": report.kind, "report": report.report_digest, "manifest": report.manifest_digest, "deliveries": queued},
+        ),
+        at=now,
+    )
     return report
-
-
-def _predecessor(session: Session, report_uid: str, reader_id: str) -> tuple[ProcedureStep, Study, Reader, Principal, Report]:
-    report = session.get(Report, report_uid)
-    if report is None or report.reader_id != reader_id:
-        raise NotAllowed("NOT_YOUR_REPORT", "an addendum is for the reader of the report")
-    study = study_by_pk(session, report.study_pk)
-    newest = newest_report(session, study)
-    if newest is None or newest.report_uid != report_uid:
-        raise Conflict("NOT_THE_NEWEST", "another report followed this one")
-    step = session.get(ProcedureStep, report.procedure_step_uid)
-    assert step is not None, "a report's step is a foreign key"
-    return step, study, require_reader(session, reader_id), require_principal(session, reader_id), report

@@ -41,8 +41,9 @@ class Claim:
     obligations: list[str]
 
 
-def claim(database: Database, law: LawBundle, *, procedure_step_uid: str, reader_id: str, login_digest: str, transaction_uid: str,
-          now: datetime) -> Claim:
+def claim(
+    database: Database, law: LawBundle, *, procedure_step_uid: str, reader_id: str, login_digest: str, transaction_uid: str, now: datetime
+) -> Claim:
     """The reader holds the step, and nobody else does.
 
     Raises: NotFound; Conflict (somebody holds it, or it ended); NotAllowed with the first reason of the decision, after it was recorded.
@@ -58,6 +59,8 @@ def claim(database: Database, law: LawBundle, *, procedure_step_uid: str, reader
         login = _live_login(session, login_digest, reader_id, now)
         if len(held_steps(session, reader_id)) >= OPEN_CLAIMS_MAX:
             raise NotAllowed("TOO_MANY_OPEN_CLAIMS", f"at most {OPEN_CLAIMS_MAX} studies at a time")
+        if step.is_addendum and require_step(session, step.predecessor_uid or "").claiming_reader_id != reader_id:
+            raise NotAllowed("NOT_YOUR_REPORT", "an addendum is for the reader of the report")
         study = study_by_pk(session, step.study_pk)
         reader = require_reader(session, reader_id)
         facts = gather_facts(session, action="VIEW", study=study, reader=reader, login=login, at=now)
@@ -74,11 +77,22 @@ def claim(database: Database, law: LawBundle, *, procedure_step_uid: str, reader
             session.add(step)
             session.flush()
             result = Claim(procedure_step_uid, transaction_uid, step.lease_expires_at, decision.digest, list(decision.obligations))
-        audit.append(session, audit.AuditEvent(
-            event_id=audit.EventId.ORDER_RECORD, event_type=audit.EventType.CLAIM, action=audit.Action.UPDATE, actor=reader_id,
-            outcome=audit.Outcome.SUCCESS if refusal is None else audit.Outcome.SERIOUS_FAILURE, hospital_id=step.hospital_id,
-            study_instance_uid=study.study_instance_uid, object_id=procedure_step_uid, decision_digest=decision.digest,
-            detail={"refused": refusal.reason_code if refusal else ""}), at=now)
+        audit.append(
+            session,
+            audit.AuditEvent(
+                event_id=audit.EventId.ORDER_RECORD,
+                event_type=audit.EventType.CLAIM,
+                action=audit.Action.UPDATE,
+                actor=reader_id,
+                outcome=audit.Outcome.SUCCESS if refusal is None else audit.Outcome.SERIOUS_FAILURE,
+                hospital_id=step.hospital_id,
+                study_instance_uid=study.study_instance_uid,
+                object_id=procedure_step_uid,
+                decision_digest=decision.digest,
+                detail={"refused": refusal.reason_code if refusal else ""},
+            ),
+            at=now,
+        )
     if refusal is not None:
         raise refusal
     assert result is not None
@@ -88,8 +102,13 @@ def claim(database: Database, law: LawBundle, *, procedure_step_uid: str, reader
 def require_claim(session: Session, procedure_step_uid: str, reader_id: str, login_digest: str, *, now: datetime) -> ProcedureStep:
     """The step, locked, held by this reader in this login under a running lease. Raises: NotFound, NotAllowed(NOT_YOUR_CLAIM)."""
     step = locked_step(session, procedure_step_uid)
-    is_held = (step.state == State.IN_PROGRESS and step.claiming_reader_id == reader_id and step.login_digest == login_digest
-               and step.lease_expires_at is not None and now < step.lease_expires_at)
+    is_held = (
+        step.state == State.IN_PROGRESS
+        and step.claiming_reader_id == reader_id
+        and step.login_digest == login_digest
+        and step.lease_expires_at is not None
+        and now < step.lease_expires_at
+    )
     if not is_held:
         raise NotAllowed("NOT_YOUR_CLAIM", "the claim ended or belongs to somebody else")
     _live_login(session, login_digest, reader_id, now)
@@ -106,8 +125,16 @@ def heartbeat(database: Database, *, procedure_step_uid: str, reader_id: str, lo
         return step.lease_expires_at
 
 
-def release(database: Database, *, procedure_step_uid: str, reader_id: str, login_digest: str, now: datetime,
-            new_uid: Callable[[], str], reason: str = "RELEASED_BY_READER") -> str:
+def release(
+    database: Database,
+    *,
+    procedure_step_uid: str,
+    reader_id: str,
+    login_digest: str,
+    now: datetime,
+    new_uid: Callable[[], str],
+    reason: str = "RELEASED_BY_READER",
+) -> str:
     """The reader gives the study back; the UID of the step that is now on the list. Raises: NotFound, NotAllowed."""
     with database.transaction() as session:
         step = require_claim(session, procedure_step_uid, reader_id, login_digest, now=now)
@@ -118,37 +145,84 @@ def expire_leases(database: Database, *, now: datetime, new_uid: Callable[[], st
     """Every claim whose lease ran out, or whose login ended, is back on the list; the UIDs of the steps that ended."""
     ended = []
     with database.transaction() as session:
-        steps = session.exec(select(ProcedureStep).where(ProcedureStep.state == State.IN_PROGRESS)
-                             .order_by(col(ProcedureStep.procedure_step_uid)).with_for_update()).all()
+        steps = session.exec(
+            select(ProcedureStep)
+            .where(ProcedureStep.state == State.IN_PROGRESS)
+            .order_by(col(ProcedureStep.procedure_step_uid))
+            .with_for_update()
+        ).all()
         for step in steps:
             login = session.get(LoginSession, step.login_digest) if step.login_digest else None
             is_running = step.lease_expires_at is not None and now < step.lease_expires_at
             if is_running and login is not None and is_live(login, now):
                 continue
             ended.append(step.procedure_step_uid)
-            end_claim(session, step, actor="readgate/expire", reason="LEASE_EXPIRED", event_type=audit.EventType.LEASE_EXPIRED,
-                      now=now, new_uid=new_uid)
+            end_claim(
+                session,
+                step,
+                actor="readgate/expire",
+                reason="LEASE_EXPIRED",
+                event_type=audit.EventType.LEASE_EXPIRED,
+                now=now,
+                new_uid=new_uid,
+            )
     return ended
 
 
-def end_claim(session: Session, step: ProcedureStep, *, actor: str, reason: str, event_type: audit.EventType, now: datetime,
-              new_uid: Callable[[], str]) -> str:
-    """`step` is CANCELED with `reason` and a successor is SCHEDULED with its deadline; the successor's UID. The row is locked already."""
+def end_claim(
+    session: Session,
+    step: ProcedureStep,
+    *,
+    actor: str,
+    reason: str,
+    event_type: audit.EventType,
+    now: datetime,
+    new_uid: Callable[[], str],
+) -> str:
+    """`step` is CANCELED with `reason`, and a successor is SCHEDULED with its deadline; the successor's UID ("" for an abandoned addendum,
+    which nobody else waits for). The row is locked already.
+    """
     require_transition(State(step.state), State.CANCELED, is_transaction_uid_right=True)
     step.state, step.ended_at, step.cancellation_reason = State.CANCELED, now, reason
-    successor = ProcedureStep(
-        procedure_step_uid=new_uid(), study_pk=step.study_pk, hospital_id=step.hospital_id, workitem_code=step.workitem_code,
-        priority=step.priority, label=step.label, scheduled_at=now, expected_completion_at=step.expected_completion_at,
-        amendment=step.amendment, predecessor_uid=step.procedure_step_uid, is_final_required=step.is_final_required, routing=step.routing)
     session.add(step)
-    session.add(successor)
+    successor_uid = "" if step.is_addendum else new_uid()
+    if successor_uid:
+        session.add(successor_of(step, successor_uid, now=now))
     session.flush()
     study = study_by_pk(session, step.study_pk)
-    audit.append(session, audit.AuditEvent(
-        event_id=audit.EventId.ORDER_RECORD, event_type=event_type, action=audit.Action.UPDATE, actor=actor, hospital_id=step.hospital_id,
-        study_instance_uid=study.study_instance_uid, object_id=step.procedure_step_uid,
-        detail={"reason": reason, "successor": successor.procedure_step_uid}), at=now)
-    return successor.procedure_step_uid
+    audit.append(
+        session,
+        audit.AuditEvent(
+            event_id=audit.EventId.ORDER_RECORD,
+            event_type=event_type,
+            action=audit.Action.UPDATE,
+            actor=actor,
+            hospital_id=step.hospital_id,
+            study_instance_uid=study.study_instance_uid,
+            object_id=step.procedure_step_uid,
+            detail={"reason": reason, "successor": successor_uid},
+        ),
+        at=now,
+    )
+    return successor_uid
+
+
+def successor_of(step: ProcedureStep, procedure_step_uid: str, *, now: datetime) -> ProcedureStep:
+    """A step that carries on the work of `step`: the same study, urgency and deadline."""
+    return ProcedureStep(
+        procedure_step_uid=procedure_step_uid,
+        study_pk=step.study_pk,
+        hospital_id=step.hospital_id,
+        workitem_code=step.workitem_code,
+        priority=step.priority,
+        label=step.label,
+        scheduled_at=now,
+        expected_completion_at=step.expected_completion_at,
+        amendment=step.amendment,
+        predecessor_uid=step.procedure_step_uid,
+        is_final_required=step.is_final_required,
+        routing=step.routing,
+    )
 
 
 def _live_login(session: Session, login_digest: str, reader_id: str, now: datetime) -> LoginSession:
@@ -156,5 +230,3 @@ def _live_login(session: Session, login_digest: str, reader_id: str, now: dateti
     if login is None or login.principal_id != reader_id or not is_live(login, now):
         raise NotAllowed("SESSION_ENDED")
     return login
-
-

@@ -42,8 +42,9 @@ def revoke_ended_rights(database: Database, law: LawBundle, *, now: datetime, ne
                 continue
             study = study_by_pk(session, step.study_pk)
             reader = require_reader(session, step.claiming_reader_id or "")
-            facts = gather_facts(session, action="VIEW", study=study, reader=reader,
-                                 login=session.get(LoginSession, step.login_digest or ""), at=now)
+            facts = gather_facts(
+                session, action="VIEW", study=study, reader=reader, login=session.get(LoginSession, step.login_digest or ""), at=now
+            )
             decide_and_record(session, law, facts, study_instance_uid=study.study_instance_uid, actor="readgate/revoke", at=now)
             revoke_grants(session, reason=reason, now=now, procedure_step_uid=uid)
             end_claim(session, step, actor="readgate/revoke", reason=reason, event_type=audit.EventType.REVOKE, now=now, new_uid=new_uid)

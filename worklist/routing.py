@@ -44,11 +44,17 @@ def route(session: Session, law: LawBundle, study: Study, *, now: datetime, new_
     Raises: IntegrityFailure where rows contradict each other.
     """
     assert study.study_pk is not None
-    standing = session.exec(select(ProcedureStep).where(ProcedureStep.study_pk == study.study_pk)
-                            .order_by(col(ProcedureStep.scheduled_at).desc())).first()
+    standing = session.exec(
+        select(ProcedureStep).where(ProcedureStep.study_pk == study.study_pk).order_by(col(ProcedureStep.scheduled_at).desc())
+    ).first()
     if standing is not None and standing.amendment >= study.amendment:
-        return Routing(standing.procedure_step_uid, standing.expected_completion_at, list(standing.routing.get("eligible", [])),
-                       dict(standing.routing.get("refused", {})), is_new=False)
+        return Routing(
+            standing.procedure_step_uid,
+            standing.expected_completion_at,
+            list(standing.routing.get("eligible", [])),
+            dict(standing.routing.get("refused", {})),
+            is_new=False,
+        )
     eligible, refused = decide_for_all(session, law, study, now=now)
     due_at = study.completed_at + timedelta(minutes=_turnaround_minutes(session, study))
     routing = {"eligible": eligible, "refused": refused}
@@ -59,16 +65,33 @@ def route(session: Session, law: LawBundle, study: Study, *, now: datetime, new_
     else:
         is_new = True
         step = ProcedureStep(
-            procedure_step_uid=new_uid(), study_pk=study.study_pk, hospital_id=study.hospital_id, priority=study.priority,
-            workitem_code=WorkitemCode.INTERPRETATION, label=_label(study), scheduled_at=now, expected_completion_at=due_at,
-            amendment=study.amendment, routing=routing)
+            procedure_step_uid=new_uid(),
+            study_pk=study.study_pk,
+            hospital_id=study.hospital_id,
+            priority=study.priority,
+            workitem_code=WorkitemCode.INTERPRETATION,
+            label=_label(study),
+            scheduled_at=now,
+            expected_completion_at=due_at,
+            amendment=study.amendment,
+            routing=routing,
+        )
     session.add(step)
     session.flush()
-    audit.append(session, audit.AuditEvent(
-        event_id=audit.EventId.PROCEDURE_RECORD, event_type=audit.EventType.ROUTE if is_new else audit.EventType.AMENDED,
-        action=audit.Action.CREATE if is_new else audit.Action.UPDATE, actor=ACTOR, hospital_id=study.hospital_id,
-        study_instance_uid=study.study_instance_uid, object_id=step.procedure_step_uid,
-        detail={"eligible": len(eligible), "refused": len(refused), "amendment": study.amendment}), at=now)
+    audit.append(
+        session,
+        audit.AuditEvent(
+            event_id=audit.EventId.PROCEDURE_RECORD,
+            event_type=audit.EventType.ROUTE if is_new else audit.EventType.AMENDED,
+            action=audit.Action.CREATE if is_new else audit.Action.UPDATE,
+            actor=ACTOR,
+            hospital_id=study.hospital_id,
+            study_instance_uid=study.study_instance_uid,
+            object_id=step.procedure_step_uid,
+            detail={"eligible": len(eligible), "refused": len(refused), "amendment": study.amendment},
+        ),
+        at=now,
+    )
     return Routing(step.procedure_step_uid, step.expected_completion_at, eligible, refused, is_new)
 
 
@@ -76,8 +99,12 @@ def decide_for_all(session: Session, law: LawBundle, study: Study, *, now: datet
     """(readers who may read the study, reasons for each who may not); each decision is recorded."""
     eligible: list[str] = []
     refused: dict[str, list[str]] = {}
-    readers = session.exec(select(Reader).join(Principal, col(Principal.principal_id) == Reader.reader_id)
-                           .where(Principal.is_active).order_by(col(Reader.reader_id))).all()
+    readers = session.exec(
+        select(Reader)
+        .join(Principal, col(Principal.principal_id) == Reader.reader_id)
+        .where(Principal.is_active)
+        .order_by(col(Reader.reader_id))
+    ).all()
     for reader in readers:
         facts = gather_facts(session, action="ROUTE", study=study, reader=reader, login=None, at=now)
         decision = decide_and_record(session, law, facts, study_instance_uid=study.study_instance_uid, actor=ACTOR, at=now)

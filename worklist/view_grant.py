@@ -47,7 +47,9 @@ class ViewGrant(SQLModel, table=True):
     revocation_reason: str | None = None
 
 
-def open_view(database: Database, law: LawBundle, *, procedure_step_uid: str, reader_id: str, login_digest: str, now: datetime) -> list[ViewGrant]:
+def open_view(
+    database: Database, law: LawBundle, *, procedure_step_uid: str, reader_id: str, login_digest: str, now: datetime
+) -> list[ViewGrant]:
     """Grants for the claimed study (first) and each prior that may be shown.
 
     Raises: NotFound; NotAllowed when the claim does not hold, or when the current study may not be shown: then the refusal is on record
@@ -67,12 +69,23 @@ def open_view(database: Database, law: LawBundle, *, procedure_step_uid: str, re
                 grant, _ = _grant(session, law, step, prior, reader, login, "PRIOR", now)
                 if grant is not None:
                     grants.append(grant)
-        audit.append(session, audit.AuditEvent(
-            event_id=audit.EventId.INSTANCES_ACCESSED, event_type=audit.EventType.OPEN, action=audit.Action.READ, actor=reader_id,
-            outcome=audit.Outcome.SUCCESS if grants else audit.Outcome.SERIOUS_FAILURE, hospital_id=study.hospital_id,
-            study_instance_uid=study.study_instance_uid, object_id=procedure_step_uid,
-            decision_digest=current.decision_digest if current is not None else None, network_address=login.address,
-            detail={"priors": max(0, len(grants) - 1), "refused": "" if grants else next(iter(reasons), "DENIED")}), at=now)
+        audit.append(
+            session,
+            audit.AuditEvent(
+                event_id=audit.EventId.INSTANCES_ACCESSED,
+                event_type=audit.EventType.OPEN,
+                action=audit.Action.READ,
+                actor=reader_id,
+                outcome=audit.Outcome.SUCCESS if grants else audit.Outcome.SERIOUS_FAILURE,
+                hospital_id=study.hospital_id,
+                study_instance_uid=study.study_instance_uid,
+                object_id=procedure_step_uid,
+                decision_digest=current.decision_digest if current is not None else None,
+                network_address=login.address,
+                detail={"priors": max(0, len(grants) - 1), "refused": "" if grants else next(iter(reasons), "DENIED")},
+            ),
+            at=now,
+        )
     if not grants:
         raise NotAllowed(next(iter(reasons), "DENIED"), ", ".join(reasons))
     return grants
@@ -83,11 +96,19 @@ def standing_grants(session: Session, *, reader_id: str, login_digest: str, now:
     login = session.get(LoginSession, login_digest)
     if login is None or login.principal_id != reader_id or not is_live(login, now):
         return []
-    rows = session.exec(select(ViewGrant, ProcedureStep).join(
-        ProcedureStep, col(ProcedureStep.procedure_step_uid) == ViewGrant.procedure_step_uid).where(
-        ViewGrant.reader_id == reader_id, ViewGrant.login_digest == login_digest, col(ViewGrant.revoked_at).is_(None),
-        col(ViewGrant.valid_until) > now, ProcedureStep.state == State.IN_PROGRESS, ProcedureStep.claiming_reader_id == reader_id,
-        col(ProcedureStep.lease_expires_at) > now)).all()
+    rows = session.exec(
+        select(ViewGrant, ProcedureStep)
+        .join(ProcedureStep, col(ProcedureStep.procedure_step_uid) == ViewGrant.procedure_step_uid)
+        .where(
+            ViewGrant.reader_id == reader_id,
+            ViewGrant.login_digest == login_digest,
+            col(ViewGrant.revoked_at).is_(None),
+            col(ViewGrant.valid_until) > now,
+            ProcedureStep.state == State.IN_PROGRESS,
+            ProcedureStep.claiming_reader_id == reader_id,
+            col(ProcedureStep.lease_expires_at) > now,
+        )
+    ).all()
     newest: dict[int, ViewGrant] = {}
     for grant, _step in rows:
         if grant.study_pk not in newest or grant.valid_until > newest[grant.study_pk].valid_until:
@@ -95,11 +116,22 @@ def standing_grants(session: Session, *, reader_id: str, login_digest: str, now:
     return list(newest.values())
 
 
-def revoke_grants(session: Session, *, reason: str, now: datetime, procedure_step_uid: str | None = None, study_pk: int | None = None,
-                  reader_id: str | None = None) -> int:
+def revoke_grants(
+    session: Session,
+    *,
+    reason: str,
+    now: datetime,
+    procedure_step_uid: str | None = None,
+    study_pk: int | None = None,
+    reader_id: str | None = None,
+) -> int:
     """The grants that match hold no longer; how many they were. The caller's transaction audits why."""
     query = select(ViewGrant).where(col(ViewGrant.revoked_at).is_(None), col(ViewGrant.valid_until) > now)
-    for column, value in ((ViewGrant.procedure_step_uid, procedure_step_uid), (ViewGrant.study_pk, study_pk), (ViewGrant.reader_id, reader_id)):
+    for column, value in (
+        (ViewGrant.procedure_step_uid, procedure_step_uid),
+        (ViewGrant.study_pk, study_pk),
+        (ViewGrant.reader_id, reader_id),
+    ):
         if value is not None:
             query = query.where(column == value)
     grants = session.exec(query).all()
@@ -110,18 +142,32 @@ def revoke_grants(session: Session, *, reason: str, now: datetime, procedure_ste
     return len(grants)
 
 
-def _grant(session: Session, law: LawBundle, step: ProcedureStep, study: Study, reader: Reader, login: LoginSession, object_kind: str,
-           now: datetime) -> tuple[ViewGrant | None, list[str]]:
+def _grant(
+    session: Session,
+    law: LawBundle,
+    step: ProcedureStep,
+    study: Study,
+    reader: Reader,
+    login: LoginSession,
+    object_kind: str,
+    now: datetime,
+) -> tuple[ViewGrant | None, list[str]]:
     facts = gather_facts(session, action="VIEW", study=study, reader=reader, login=login, at=now, object_kind=object_kind)
     decision = decide_and_record(session, law, facts, study_instance_uid=study.study_instance_uid, actor=reader.reader_id, at=now)
     if decision.outcome != "ALLOW":
         return None, list(decision.reasons)
     assert study.study_pk is not None
     grant = ViewGrant(
-        procedure_step_uid=step.procedure_step_uid, study_pk=study.study_pk, reader_id=reader.reader_id,
-        login_digest=step.login_digest or "", object_kind=object_kind, decision_digest=decision.digest,
-        obligations=list(decision.obligations), granted_at=now,
-        valid_until=min(filter(None, (now + timedelta(minutes=GRANT_MINUTES), decision.valid_until, login.expires_at))))
+        procedure_step_uid=step.procedure_step_uid,
+        study_pk=study.study_pk,
+        reader_id=reader.reader_id,
+        login_digest=step.login_digest or "",
+        object_kind=object_kind,
+        decision_digest=decision.digest,
+        obligations=list(decision.obligations),
+        granted_at=now,
+        valid_until=min(filter(None, (now + timedelta(minutes=GRANT_MINUTES), decision.valid_until, login.expires_at))),
+    )
     session.add(grant)
     session.flush()
     return grant, []

@@ -46,6 +46,8 @@ class ProcedureStep(SQLModel, table=True):
     obligations: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
     #: Obligation PRELIMINARY_ONLY elsewhere: this step may only be claimed by who may sign finally.
     is_final_required: bool = False
+    #: Begun by the reader of a final report to add to it or correct it.
+    is_addendum: bool = False
     routing: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
 
 
@@ -71,11 +73,18 @@ def require_step(session: Session, procedure_step_uid: str) -> ProcedureStep:
 
 def open_steps_of_study(session: Session, study_pk: int) -> list[ProcedureStep]:
     """Steps of the study that are neither completed nor canceled."""
-    return list(session.exec(select(ProcedureStep).where(
-        ProcedureStep.study_pk == study_pk, col(ProcedureStep.state).in_([State.SCHEDULED, State.IN_PROGRESS]))
-        .order_by(col(ProcedureStep.scheduled_at))).all())
+    return list(
+        session.exec(
+            select(ProcedureStep)
+            .where(ProcedureStep.study_pk == study_pk, col(ProcedureStep.state).in_([State.SCHEDULED, State.IN_PROGRESS]))
+            .order_by(col(ProcedureStep.scheduled_at))
+        ).all()
+    )
 
 
 def held_steps(session: Session, reader_id: str) -> list[ProcedureStep]:
-    return list(session.exec(select(ProcedureStep).where(
-        ProcedureStep.claiming_reader_id == reader_id, ProcedureStep.state == State.IN_PROGRESS)).all())
+    return list(
+        session.exec(
+            select(ProcedureStep).where(ProcedureStep.claiming_reader_id == reader_id, ProcedureStep.state == State.IN_PROGRESS)
+        ).all()
+    )

@@ -17,7 +17,7 @@ def run(engine: Engine) -> None:
             connection.execute(text(f"SELECT pg_advisory_lock({_ADVISORY_LOCK})"))
             connection.commit()
         else:
-            connection = connection.execution_options(readgate_writes=True)  # noqa: PLW2901 - takes SQLite's write lock before looking
+            connection = connection.execution_options(readgate_writes=True)
         try:
             context.configure(connection=connection, target_metadata=METADATA, render_as_batch=True, compare_type=True)
             with context.begin_transaction():

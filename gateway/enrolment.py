@@ -1,0 +1,313 @@
+"""Administration: hospitals, senders, destinations, people, credentials, evidence, consents. Every change is an audit entry of its transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlmodel import Session, col, select
+
+from compliance import audit
+from compliance.credential import Consent, Credential, Employer, Evidence, Reader, newest_consent
+from compliance.hospital import DicomPeer, Hospital, ReportTarget
+from compliance.principal import LoginSession, Principal, RegisteredNetwork, Role
+from crypto.certificates import fingerprint
+from crypto.errors import BadInput, Conflict, NotFound
+from crypto.passwords import hash_password, totp_new_secret
+from crypto.signing_key import create_reader_key
+from gateway.application import Application
+from gateway.login import seal_totp
+
+
+@dataclass(frozen=True)
+class NewPrincipal:
+    """What a new person is told once: the TOTP secret is shown nowhere else."""
+
+    principal_id: str
+    totp_secret: str
+
+
+def add_hospital(app: Application, actor: str, hospital: Hospital) -> None:
+    """The hospital exists with its own KEK and its own seal. Raises: Conflict."""
+    # Keys first: a hospital without keys could not receive. Keys without a hospital are found again by the next attempt.
+    app.keys.create_kek(hospital.hospital_id)
+    app.certificates.enrol_document_signer(hospital.hospital_id, hospital.name)
+    with app.database.transaction() as session:
+        if session.get(Hospital, hospital.hospital_id) is not None:
+            raise Conflict("HOSPITAL_EXISTS", hospital.hospital_id)
+        session.add(hospital)
+        session.flush()
+        note(session, app.now(), actor, audit.EventType.SECURITY_CONFIGURATION, hospital.hospital_id, {"hospital": hospital.hospital_id})
+
+
+def add_sender(
+    app: Application, actor: str, *, hospital_id: str, ae_title: str, certificate_pem: bytes | None, is_plaintext_allowed: bool
+) -> None:
+    """Associations from `ae_title` belong to the hospital, under this certificate. Raises: Conflict, BadInput."""
+    if not ae_title or len(ae_title) > 16 or ae_title != ae_title.strip():
+        raise BadInput("an AE title has 1 to 16 characters without blanks around them (PS3.5 6.2)")
+    digest = fingerprint(certificate_pem) if certificate_pem is not None else None
+    with app.database.transaction() as session:
+        standing = session.get(DicomPeer, ae_title)
+        if standing is not None and standing.hospital_id != hospital_id:
+            raise Conflict("AE_TITLE_TAKEN", ae_title)
+        peer = standing or DicomPeer(calling_ae_title=ae_title, hospital_id=hospital_id)
+        peer.certificate_sha256, peer.is_plaintext_allowed = digest, is_plaintext_allowed
+        session.add(peer)
+        note(
+            session,
+            app.now(),
+            actor,
+            audit.EventType.NETWORK_CONFIGURATION,
+            hospital_id,
+            {"ae_title": ae_title, "certificate": digest or "", "plaintext": is_plaintext_allowed},
+        )
+
+
+def add_target(app: Application, actor: str, target: ReportTarget) -> int:
+    """Reports of the hospital go there too, from the next one on; the target's key."""
+    with app.database.transaction() as session:
+        session.add(target)
+        session.flush()
+        note(
+            session,
+            app.now(),
+            actor,
+            audit.EventType.NETWORK_CONFIGURATION,
+            target.hospital_id,
+            {"target": target.kind, "host": target.host, "port": target.port, "ae_title": target.ae_title or ""},
+        )
+        assert target.target_pk is not None
+        return target.target_pk
+
+
+def add_principal(
+    app: Application, actor: str, *, principal_id: str, role: Role, display_name: str, password: str, hospital_id: str | None = None
+) -> NewPrincipal:
+    """The person can log in with password and code. Raises: Conflict, BadInput."""
+    if (role == Role.HOSPITAL_STAFF) != (hospital_id is not None):
+        raise BadInput("hospital staff, and nobody else, belong to a hospital")
+    if len(password) < 12:
+        raise BadInput("a password has at least 12 characters")
+    secret = totp_new_secret()
+    with app.database.transaction() as session:
+        if session.get(Principal, principal_id) is not None:
+            raise Conflict("PRINCIPAL_EXISTS", principal_id)
+        session.add(
+            Principal(
+                principal_id=principal_id,
+                role=role,
+                display_name=display_name,
+                hospital_id=hospital_id,
+                password_hash=hash_password(password),
+                totp_sealed=seal_totp(app.keys, principal_id, secret),
+                created_at=app.now(),
+            )
+        )
+        session.flush()
+        note(session, app.now(), actor, audit.EventType.USER_SECURITY_CHANGED, hospital_id, {"principal": principal_id, "role": role})
+    return NewPrincipal(principal_id, secret)
+
+
+def add_network(app: Application, actor: str, network: RegisteredNetwork) -> None:
+    """Whoever comes from there sits in that country: the operator's word, on record."""
+    with app.database.transaction() as session:
+        session.add(network)
+        note(
+            session,
+            app.now(),
+            actor,
+            audit.EventType.SECURITY_CONFIGURATION,
+            None,
+            {"network": network.cidr, "country": network.country, "principal": network.principal_id or ""},
+        )
+
+
+def add_reader(
+    app: Application,
+    actor: str,
+    *,
+    reader_id: str,
+    employer: Employer,
+    establishment: str,
+    residence: str,
+    citizenship: str,
+    qualification: str,
+    passphrase: str,
+) -> None:
+    """The principal is a reader with a signing key that only the passphrase opens. Raises: NotFound, Conflict."""
+    key = create_reader_key(passphrase)
+    with app.database.transaction() as session:
+        principal = session.get(Principal, reader_id)
+        if principal is None or principal.role != Role.READER:
+            raise NotFound(f"no principal {reader_id} in the role of a reader")
+        if session.get(Reader, reader_id) is not None:
+            raise Conflict("READER_EXISTS", reader_id)
+        if session.get(Employer, employer.employer_id) is None:
+            session.add(employer)
+            session.flush()
+        session.add(
+            Reader(
+                reader_id=reader_id,
+                employer_id=employer.employer_id,
+                establishment=establishment,
+                residence=residence,
+                citizenship=citizenship,
+                qualification=qualification,
+                public_key_pem=_text(key.public_pem),
+                wrapped_signing_key=key.wrapped,
+            )
+        )
+        session.flush()
+        note(
+            session, app.now(), actor, audit.EventType.USER_SECURITY_CHANGED, None, {"reader": reader_id, "employer": employer.employer_id}
+        )
+
+
+def add_credential(app: Application, actor: str, credential: Credential) -> int:
+    """The credential counts from now on, in every decision; its key."""
+    with app.database.transaction() as session:
+        session.add(credential)
+        session.flush()
+        note(
+            session,
+            app.now(),
+            actor,
+            audit.EventType.USER_SECURITY_CHANGED,
+            None,
+            {"reader": credential.reader_id, "credential": credential.kind, "status": credential.status},
+        )
+        assert credential.credential_pk is not None
+        return credential.credential_pk
+
+
+def change_credential_status(app: Application, actor: str, credential_pk: int, status: str) -> None:
+    """The credential has another status from now on; the old row stays for yesterday's decisions. Raises: NotFound."""
+    with app.database.transaction() as session:
+        before = session.get(Credential, credential_pk)
+        if before is None or before.superseded_at is not None:
+            raise NotFound(f"no standing credential {credential_pk}")
+        before.superseded_at = app.now()
+        session.add(before)
+        session.add(
+            Credential(
+                reader_id=before.reader_id,
+                kind=before.kind,
+                claim=dict(before.claim),
+                status=status,
+                issued_at=before.issued_at,
+                expires_at=before.expires_at,
+                verified_at=before.verified_at,
+                verification_method=before.verification_method,
+                verified_by=before.verified_by,
+                recorded_at=app.now(),
+            )
+        )
+        note(
+            session,
+            app.now(),
+            actor,
+            audit.EventType.USER_SECURITY_CHANGED,
+            None,
+            {"reader": before.reader_id, "credential": before.kind, "status": status},
+        )
+
+
+def add_evidence(app: Application, actor: str, evidence: Evidence) -> None:
+    """The document is on file. Raises: Conflict."""
+    with app.database.transaction() as session:
+        if session.get(Evidence, evidence.evidence_id) is not None:
+            raise Conflict("EVIDENCE_EXISTS", evidence.evidence_id)
+        session.add(evidence)
+        note(
+            session,
+            app.now(),
+            actor,
+            audit.EventType.SECURITY_CONFIGURATION,
+            None,
+            {"evidence": evidence.evidence_id, "type": evidence.evidence_type, "parties": list(evidence.parties)},
+        )
+
+
+def withdraw_evidence(app: Application, actor: str, evidence_id: str) -> None:
+    """The document counts no longer. Raises: NotFound."""
+    with app.database.transaction() as session:
+        evidence = session.get(Evidence, evidence_id)
+        if evidence is None or evidence.withdrawn_at is not None:
+            raise NotFound(f"no standing evidence {evidence_id}")
+        evidence.withdrawn_at = app.now()
+        session.add(evidence)
+        note(session, app.now(), actor, audit.EventType.SECURITY_CONFIGURATION, None, {"evidence": evidence_id, "withdrawn": True})
+
+
+def record_consent(
+    app: Application, actor: str, *, hospital_id: str, patient_pseudonym: str, status: str, kind: str, given_at: datetime | None
+) -> int:
+    """A new version of the patient's consent counts from now on; its number."""
+    now = app.now()
+    with app.database.transaction() as session:
+        before = newest_consent(session, hospital_id, patient_pseudonym)
+        version = before.version + 1 if before is not None else 1
+        session.add(
+            Consent(
+                hospital_id=hospital_id,
+                patient_pseudonym=patient_pseudonym,
+                status=status,
+                kind=kind,
+                version=version,
+                given_at=given_at or (before.given_at if before is not None else None),
+                withdrawn_at=now if status == "WITHDRAWN" else None,
+                recorded_at=now,
+            )
+        )
+        note(
+            session, now, actor, audit.EventType.SECURITY_CONFIGURATION, hospital_id, {"consent": status, "kind": kind, "version": version}
+        )
+        return version
+
+
+def end_access(app: Application, actor: str, principal_id: str) -> None:
+    """The person can no longer log in, and every session of theirs is over. Raises: NotFound."""
+    now = app.now()
+    with app.database.transaction() as session:
+        principal = session.get(Principal, principal_id)
+        if principal is None:
+            raise NotFound(f"no principal {principal_id}")
+        principal.is_active = False
+        session.add(principal)
+        for login in session.exec(
+            select(LoginSession).where(LoginSession.principal_id == principal_id, col(LoginSession.ended_at).is_(None))
+        ).all():
+            login.ended_at = now
+            session.add(login)
+        note(
+            session, now, actor, audit.EventType.USER_SECURITY_CHANGED, principal.hospital_id, {"principal": principal_id, "active": False}
+        )
+
+
+def note(
+    session: Session,
+    at: datetime,
+    actor: str,
+    event_type: audit.EventType,
+    hospital_id: str | None,
+    detail: Mapping[str, str | int | bool | list[str]],
+) -> None:
+    """The audit entry of an administrative change."""
+    audit.append(
+        session,
+        audit.AuditEvent(
+            event_id=audit.EventId.SECURITY_ALERT,
+            event_type=event_type,
+            action=audit.Action.UPDATE,
+            actor=actor,
+            hospital_id=hospital_id,
+            detail=dict(detail),
+        ),
+        at=at,
+    )
+
+
+def _text(pem: bytes | str) -> str:
+    return pem.decode() if isinstance(pem, bytes) else pem
