@@ -326,7 +326,7 @@ class Tally:
             "falsely_blanked": self.falsely_blanked,
             "clean_with_marks": self.marked,
             "frames_with_marks_lost": self.marks_lost,
-            "seconds": {
+            "cpu_seconds": {
                 kind: {width: round(float(np.mean(t)), 2) for width, t in sorted(times.items())} for kind, times in self.seconds.items()
             },
             "by": {key: {value: f"{hit}/{total}" for value, (hit, total) in sorted(cell.items())} for key, cell in self.cells.items()},
@@ -343,9 +343,9 @@ def run(detector: TextDetector, frames: int, clean: int, width_max: int, seed: i
         planted = tally.planted * max(clean, 1) <= tally.clean * max(frames, 1) if tally.clean < clean else True
         planted = planted and tally.planted < frames
         frame = make_frame(rng, planted=planted, width_max=width_max)
-        begun = time.perf_counter()
+        begun = time.process_time()
         result = screen_pixels(frame.dataset, frame.identity, detector)
-        tally.seconds["planted" if planted else "clean"][frame.facts["width"]].append(time.perf_counter() - begun)
+        tally.seconds["planted" if planted else "clean"][frame.facts["width"]].append(time.process_time() - begun)
         (tally.add_planted if planted else tally.add_clean)(frame, result)
         _progress(f"planted {tally.planted} missed {tally.verdicts['missed']}, clean {tally.clean} held {tally.false_holds}")
     return tally

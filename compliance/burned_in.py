@@ -185,8 +185,8 @@ def _act(reading: _Reading, readings: Sequence[_Reading]) -> Act:
         return "BLANK"
     if reading.kind in (TextKind.CLINICAL, TextKind.NOISE):
         return "KEEP"
-    # Another look read the same place as clinical, and better: this is its misreading.
-    better = [other.box for other in readings if other.kind == TextKind.CLINICAL and other.score > reading.score]
+    # Another look, or a tile that holds the whole line, read the same place well and as clinical: this is its misreading or its fragment.
+    better = [other.box for other in readings if other.kind == TextKind.CLINICAL and other.score >= min(reading.score, 0.9)]
     if _covered(reading.box, better, 0.6):
         return "KEEP"
     legible = reading.score >= LEGIBLE_SCORE and reading.signs >= LEGIBLE_SIGNS

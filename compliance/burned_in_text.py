@@ -130,7 +130,8 @@ def _is_clinical(piece: str) -> bool:
     if piece[0].isdigit():
         return _NUMBER.match(piece) is not None and _YEAR.match(piece) is None
     marks = _marks()["clinical"]
-    return piece in marks or _skeleton(piece) in _clinical_skeletons()
+    # A recogniser glues a side to its view: R LAT comes back as RLAT.
+    return piece in marks or _skeleton(piece) in _clinical_skeletons() or (piece[0] in "lr" and len(piece) > 2 and piece[1:] in marks)
 
 
 @cache

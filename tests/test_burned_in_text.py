@@ -45,6 +45,8 @@ def test_line_that_could_name_the_patient_is_identifying(line: str) -> None:
     "line",
     [
         "R LAT",
+        "RLAT",
+        "LMLO",
         "RMLO",
         "120 kV",
         "80kVp 5 mAs",

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 
 from compliance.pixel_child import PixelChild, PixelLimits
-from compliance.text_detection import open_text_detector
 from tests.test_burned_in import CT, HTJ2K, IDENTITY, ground, make_image, text_image
 
-pytestmark = pytest.mark.skipif(open_text_detector() is None, reason="the extra ocr is not installed")
+pytestmark = pytest.mark.skipif(find_spec("rapidocr") is None, reason="the extra ocr is not installed")
 
 
 @pytest.fixture(scope="module")
