@@ -46,6 +46,11 @@ def totp_uri(secret: str, login: str, issuer: str = "Readgate") -> str:
     return pyotp.TOTP(secret).provisioning_uri(name=login, issuer_name=issuer)
 
 
+def totp_code(secret: str, now: datetime) -> str:
+    """The six digits that an authenticator app with `secret` shows at `now`."""
+    return pyotp.TOTP(secret, interval=TOTP_STEP_SECONDS).at(now)
+
+
 def totp_verify(secret: str, code: str, now: datetime, *, last_step: int | None = None) -> int | None:
     """The time step (a positive number) that `code` belongs to, or None where it is wrong.
 
@@ -59,6 +64,11 @@ def totp_verify(secret: str, code: str, now: datetime, *, last_step: int | None 
         if hmac.compare_digest(expected.encode(), code.strip().encode()) and (last_step is None or step > last_step):
             accepted = step
     return accepted
+
+
+def totp_now(secret: str, now: datetime) -> str:
+    """The code an authenticator app shows at `now`."""
+    return pyotp.TOTP(secret, interval=TOTP_STEP_SECONDS).at(now)
 
 
 @cache

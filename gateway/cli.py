@@ -1,0 +1,29 @@
+"""The command `readgate`. Commands live by noun in `commands_*.py`; this file only puts them together."""
+
+from __future__ import annotations
+
+import typer
+
+from gateway import commands_run, law_commands
+from gateway.console import Commands
+
+app = typer.Typer(
+    name="readgate",
+    cls=Commands,
+    help="DICOM gateway for teleradiology: studies go out de-identified, signed reports come back under the patient's own name.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+commands_run.mount(app)
+law_commands.mount(app)
+
+
+def main() -> None:
+    """The entry point."""
+    app(prog_name="readgate")
+
+
+if __name__ == "__main__":
+    main()
