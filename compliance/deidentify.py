@@ -86,7 +86,7 @@ def deidentify(
     # 1.
     pixels = facts.pixels
     has_graphics = any(element.tag >> 24 == 0x60 for element in found)
-    screened = False
+    screened = cleaned = False
     if (pixels is not None or has_graphics) and under.profile.has(Option.CLEAN_PIXEL_DATA):
         if pixels is not None:
             facts.shape().check()
@@ -96,6 +96,7 @@ def deidentify(
         if result.outcome not in ("CLEAN", "CLEANED"):
             raise RefusedContent("BURNED_IN_TEXT", result.reason, tag="(7FE0,0010)")
         if result.outcome == "CLEANED":
+            cleaned = True
             payload, found, encoding, syntax = with_screened_pixels(payload, found, encoding, syntax, result.dataset)
             facts = _Facts(payload, found)
             pixels = facts.pixels
@@ -121,7 +122,7 @@ def deidentify(
     scan.check(output, head_bytes)
     if laid and pixels is not None:
         model[f"{pixels.tag:08X}"] = {"vr": laid.vr, "BulkDataURI": f"bulkdata/{pixels.tag:08X}"}
-    return _made(source, model, output, laid, frames, rewriter, under)
+    return _made(source, model, output, laid, frames, rewriter, under, cleaned)
 
 
 class _Facts:
@@ -261,7 +262,7 @@ def _method_codes(under: Pseudonymity) -> tuple[int, bytes, dict[str, Any]]:
 
 def _made(
     source: IdentifiedDataset, model: dict[str, Any], output: bytes, laid: WrittenPixels | None, frames: tuple[tuple[int, int], ...],
-    rewriter: Rewriter, under: Pseudonymity,
+    rewriter: Rewriter, under: Pseudonymity, cleaned: bool,
 ) -> DeidentifiedDataset:  # fmt: skip
     flags = []
     modality, part = _first(model, "00080060"), _first(model, "00180015")
@@ -269,6 +270,8 @@ def _made(
         flags.append("RECOGNIZABLE_VISUAL_FEATURES")
     if laid and laid.cleared_unused_bits:
         flags.append("UNUSED_BITS_CLEARED")
+    if cleaned:
+        flags.append("PIXELS_CLEANED")
     return DeidentifiedDataset(
         payload=output,
         transfer_syntax_uid=laid.transfer_syntax_uid if laid else EXPLICIT_VR_LITTLE_ENDIAN,

@@ -98,10 +98,10 @@ class Instance(SQLModel, table=True):
 def study_manifest(study_instance_uid: str, instances: Iterable[Instance]) -> dict[str, Any]:
     """What the study consists of, in UID order; its digest is what a reader signs."""
     rows = [
-        {"sop_instance_uid": row.sop_instance_uid, "payload_digest": row.payload_digest, "pixel_digest": row.pixel_digest}
+        {"sop_instance_uid": row.sop_instance_uid, "payload": row.payload_digest, "pixels": row.pixel_digest or ""}
         for row in sorted(instances, key=lambda instance: instance.sop_instance_uid)
     ]
-    return {"format": "readgate-study-manifest/1", "study_instance_uid": study_instance_uid, "instances": rows}
+    return {"v": 1, "study_instance_uid": study_instance_uid, "instances": rows}
 
 
 def manifest_of(session: Session, study: Study) -> dict[str, Any]:

@@ -46,11 +46,6 @@ def totp_uri(secret: str, login: str, issuer: str = "Readgate") -> str:
     return pyotp.TOTP(secret).provisioning_uri(name=login, issuer_name=issuer)
 
 
-def totp_code(secret: str, now: datetime) -> str:
-    """The six digits that an authenticator app with `secret` shows at `now`."""
-    return pyotp.TOTP(secret, interval=TOTP_STEP_SECONDS).at(now)
-
-
 def totp_verify(secret: str, code: str, now: datetime, *, last_step: int | None = None) -> int | None:
     """The time step (a positive number) that `code` belongs to, or None where it is wrong.
 
