@@ -123,7 +123,9 @@ def _counts(payload: bytes, start: int, end: int, needle: Needle, pixel_start: i
         return not (before.isdigit() or after.isdigit() or before == b".")
     if not (before.isalpha() or after.isalpha()):
         return True
-    if not needle.lowered.isalpha() or len(needle.lowered) < 6:
+    if not needle.lowered.isalpha():
+        return len(needle.lowered) >= PIXEL_BYTES_MIN and not (needle.lowered[-1:].isdigit() and after.isdigit())
+    if len(needle.lowered) < 6:
         return False
     while start and payload[start - 1 : start].isalpha():
         start -= 1

@@ -207,10 +207,9 @@ class TextCleaner:
         for match in patterns.LABEL.finditer(folded):
             spans += _announced(folded, text, origin, match.end(), needs_capital=match.group("mark") is None)
         for match in patterns.CREDENTIALS.finditer(folded):
-            inner = [word for word in _WORD.findall(match.group(1)) if len(word) > 2]
-            last = inner[-1] if inner else ""
-            if last and last not in patterns.clinical_words() and text[origin[match.start(1)]].isupper():
-                spans.append(match.span())
+            name = next((one for one in reversed(list(_WORD.finditer(match.group(1)))) if len(one.group()) > 2), None)
+            if name and name.group() not in patterns.clinical_words() and text[origin[match.start(1) + name.start()]].isupper():
+                spans.append((match.start(1) + name.start(), match.end()))
         return spans
 
 

@@ -151,7 +151,8 @@ def _kinds_by_tag() -> Mapping[int, str]:
             continue
         if _NOT_SEARCHED.search(keyword):
             continue
-        found[tag] = next((kind for kind, words in _KINDS if words.search(keyword)), "identifiers")
+        by_option = "devices" if "rtnDevIdOpt" in row.options else "institutions" if "rtnInstIdOpt" in row.options else None
+        found[tag] = by_option or next((kind for kind, words in _KINDS if words.search(keyword)), "identifiers")
     found.update({0x00100020: "patient_ids", 0x00101000: "identifiers", 0x00080050: "identifiers", 0x00200010: "identifiers"})
     found.update(dict.fromkeys(_PUBLIC_TAGS, "public"))
     return found

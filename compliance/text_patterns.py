@@ -67,7 +67,7 @@ NUMBERS = [
         r"(?<![\d.])[0-2](?:\.(?:0|[1-9]\d*)){4,}(?![\d.])",
         r"(?<![a-z])(?:mrn|mr\s?#|mr no|pid|pat(?:ient|\.)?[\s\-_]?(?:id|nr|no)|ssn|nhs|acc(?:ession)?|fallnr|fall-?nr|auftrags?-?nr|s/n|serial|chart|record|hospital|"
         r"case|order|visit|encounter|insurance|policy|account|acct|licen[sc]e|member|id|plate|vin)"
-        r"\s*(?:no\.?|number|num\.?|nr\.?|id)?\s*[:#=]\s*(?=[a-z\-/]{0,6}\d)[a-z0-9][a-z0-9\-/]{2,}",
+        r"\s*(?:no\.?|number|num\.?|nr\.?|id)?\s*[:#=][\s:#=]*(?=[a-z\-/]{0,6}\d)[a-z0-9][a-z0-9\-/]{2,}",
         r"(?<![a-z])(?:mrn|pid|ssn|nhs|accession|acc|patient ?id)\s*(?:no\.?|number|nr\.?)?\s*[:#=]?\s*(?=[a-z\-/]{0,6}\d)[a-z0-9\-/]{4,}",
         r"(?<![\d.,])\d{7,}(?![.,]?\d)(?!\s?(?:bq|mbq)(?![a-z]))",
         r"(?<![\w.])[a-z]{1,5}[-_]?\d{6,}[a-z0-9]*(?![\w.])|(?<![\w.])\d{5,}[-_/]\d{2,}(?![\w.])",
@@ -103,7 +103,7 @@ _CARE = (
 )
 CASED_INSTITUTIONS = [
     re.compile(rf"((?:{_CAPITAL}\s+(?:of\s+|the\s+|and\s+|for\s+|&\s+)?){{1,5}}){_CARE}\b"),
-    re.compile(rf"\b{_CARE}\s+(?:(?:of|de|du|von|der|di|da|San|Sankt|St\.?)\s+)*({_CAPITAL}(?:\s+{_CAPITAL})?)"),
+    re.compile(rf"\b(?:{_CARE}|[A-ZÄÖÜ]\w*(?:klinikum|krankenhaus|klinik|spital))\s+(?:(?:of|de|du|von|der|di|da|San|Sankt|St\.?)\s+)*({_CAPITAL}(?:\s+{_CAPITAL})?)"),
 ]
 
 #: What announces a person; the words behind it are judged by `free_text`.

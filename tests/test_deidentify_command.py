@@ -1,0 +1,101 @@
+"""`readgate deidentify`: files, folders and archives in, pseudonymous files, mapping and report out."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+import typer
+from pydicom import dcmread
+from typer.testing import CliRunner
+
+from compliance.deid_profile import TELEREAD
+from crypto.errors import BadInput
+from gateway.deidentify_command import DeidentifyRun, mount
+from tests.builders import make_ct_study, part10_of, payload_of
+from tests.deid_samples import SECRET, clean_screen
+
+app = typer.Typer()
+mount(app)
+
+
+@app.callback()
+def root() -> None:
+    """One more command than one, so that the name must be given."""
+
+
+def sample_folder(folder: Path) -> Path:
+    (folder / "MUSTERMANN").mkdir(parents=True)
+    one, two = make_ct_study(2)
+    (folder / "MUSTERMANN" / "one.dcm").write_bytes(part10_of(one))
+    (folder / "MUSTERMANN" / "bare").write_bytes(payload_of(two))
+    (folder / "notes.txt").write_text("not DICOM at all")
+    return folder
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.dcm")}
+
+
+def test_folder_with_secret_gives_the_same_output_twice_and_lists_the_rest(tmp_path: Path) -> None:
+    source = sample_folder(tmp_path / "in")
+    runs = []
+    for name in ("a", "b"):
+        run = DeidentifyRun(TELEREAD, SECRET, clean_screen)
+        report = run.folder(source, tmp_path / name)
+        assert (report["passed"], [entry["reason"] for entry in report["quarantined"]]) == (2, ["MALFORMED_DATASET"])
+        runs.append(files_of(tmp_path / name))
+    assert runs[0] == runs[1] and len(runs[0]) == 2
+    assert not any("MUSTERMANN" in name for name in runs[0])
+
+
+def test_archive_and_mapping(tmp_path: Path) -> None:
+    dataset = make_ct_study(1)[0]
+    data = part10_of(dataset)
+    with tarfile.open(tmp_path / "in.tar.gz", "w:gz") as archive:
+        member = tarfile.TarInfo("x/y.dcm")
+        member.size = len(data)
+        archive.addfile(member, io.BytesIO(data))
+    run = DeidentifyRun(TELEREAD, SECRET, clean_screen)
+    assert run.folder(tmp_path / "in.tar.gz", tmp_path / "out")["passed"] == 1
+    run.write_mapping(tmp_path / "map")
+    with (tmp_path / "map" / "uid_mapping.csv").open() as file:
+        uids = {row["id_old"]: row["id_new"] for row in csv.DictReader(file)}
+    with (tmp_path / "map" / "patid_mapping.csv").open() as file:
+        patients = {row["id_old"]: row["id_new"] for row in csv.DictReader(file)}
+    output = dcmread(next((tmp_path / "out").rglob("*.dcm")))
+    assert uids[dataset.SOPInstanceUID] == output.SOPInstanceUID
+    assert patients == {dataset.PatientID: output.PatientID}
+
+
+def test_command_reports_and_exits_by_outcome(tmp_path: Path) -> None:
+    source = sample_folder(tmp_path / "in")
+    runner = CliRunner()
+    (tmp_path / "secret").write_bytes(SECRET)
+    arguments = [
+        "deidentify",
+        str(source),
+        str(tmp_path / "out"),
+        "--secret",
+        str(tmp_path / "secret"),
+        "--report",
+        str(tmp_path / "r.json"),
+    ]
+    assert runner.invoke(app, arguments).exit_code == 0
+    assert json.loads((tmp_path / "r.json").read_text())["table_edition"] == "2026c"
+    assert runner.invoke(app, ["deidentify", str(tmp_path / "none"), str(tmp_path / "o")]).exit_code == 2
+    assert runner.invoke(app, [*arguments, "--option", "nonsense"]).exit_code == 2
+    only_text = tmp_path / "text"
+    only_text.mkdir()
+    (only_text / "a").write_text("nothing")
+    assert runner.invoke(app, ["deidentify", str(only_text), str(tmp_path / "o"), "--option", "basic"]).exit_code == 1
+
+
+def test_empty_folder_is_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadInput):
+        DeidentifyRun(TELEREAD, SECRET, clean_screen).folder(tmp_path / "empty", tmp_path / "out")
