@@ -91,7 +91,7 @@ def frames_with_new_edges(edges: Sequence[NDArray[np.uint16]], sampled: Sequence
 def pictures_of(grey: Grey) -> list[Picture]:
     """The grey picture as 8-bit pictures for the detector: as it is, by local contrast, and the strips at its top and bottom by gamma.
 
-    Measured on small dim names, local contrast finds all that gamma finds; gamma is kept where consoles print, beside bright structures.
+    Over whole frames gamma identified fewer small names than the other two (docs/BURNED_IN_TEXT.md); it is kept where consoles print.
     """
     strips = gamma_lifted(grey)
     height = max(1, round(grey.shape[0] * _STRIP_SHARE))
