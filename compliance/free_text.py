@@ -32,6 +32,8 @@ from compliance.name_forms import (
 MARK = "[-]"
 _WORD = re.compile(r"[^\W\d_]+")
 _ABBREVIATIONS = frozenset("ct mr us cr dr mg nm pt xa rf iv po im ap pa sc st ll rl cc".split())
+#: A word that may follow a title, on the same line.
+_NAME_WORD = re.compile(r"[ \t\u00a0,]*([^\W\d_]+(?:['\u2019\-][^\W\d_]+)*)\.?")
 Span = tuple[int, int]
 
 
@@ -218,12 +220,12 @@ def _announced(folded: str, text: str, origin: list[int], pos: int, *, needs_cap
     spans: list[Span] = []
     known = patterns.clinical_words()
     for _ in range(3):
-        match = re.compile(r"[\s,]*([^\W\d_]+(?:['’\-][^\W\d_]+)*)\.?").match(folded, pos)
+        match = _NAME_WORD.match(folded, pos)
         if match is None:
             break
         word, start = match.group(1), match.start(1)
         is_capital = text[origin[start]].isupper() or not text[origin[start]].isascii()
-        is_initial = len(word) == 1 and is_capital
+        is_initial = len(word) == 1 and is_capital and not folded[match.end(1) : match.end(1) + 1].isdigit()
         if not is_initial and (word in known or word in patterns.eponyms() or len(word) < 2 or (needs_capital and not is_capital)):
             break
         spans.append((start, match.end(1)))
@@ -233,7 +235,7 @@ def _announced(folded: str, text: str, origin: list[int], pos: int, *, needs_cap
 
 def _cased_spans(text: str) -> list[Span]:
     spans: list[Span] = []
-    known = patterns.clinical_words()
+    known = patterns.clinical_words() | patterns.eponyms()
     for pattern in (*patterns.CASED_PLACES, *patterns.CASED_INSTITUTIONS):
         for match in pattern.finditer(text):
             words = _WORD.findall(fold(match.group(1))[0])

@@ -34,13 +34,14 @@ DATES = [
     re.compile(pattern)
     for pattern in (
         rf"(?<!\d){_YEAR}\s?[-/._ ]?\s?(?:0[1-9]|1[0-2])\s?[-/._ ]?\s?(?:0[1-9]|[12]\d|3[01])(?!\d)(?!\.\d)",
-        rf"(?<!\d){_YEAR}\s?[-/.]\s?{_NUMBER_OF_MONTH}\s?[-/.]\s?{_DAY}(?!\d)",
+        rf"(?<!\d){_YEAR}([-/.]){_NUMBER_OF_MONTH}\1{_DAY}(?!\d)(?!\.\d)",
         rf"(?<![\d.,])(?:{_DAY}\s?[-/._]\s?{_NUMBER_OF_MONTH}|{_NUMBER_OF_MONTH}\s?[-/._]\s?{_DAY})\s?[-/._]\s?{_YEAR}(?!\d)",
         rf"(?<![\w.,])(?:{_DAY}([-/.]){_NUMBER_OF_MONTH}\1|{_NUMBER_OF_MONTH}([-/.]){_DAY}\2)\d{{2}}(?![\d.,/-]*\d)(?![a-z]){_NO_UNIT}",
         rf"(?<!\d){_DAY}(?:st|nd|rd|th|er|\.)?[\s\-./,_]*(?:(?:of|de|del)\s+)?{_MONTH}[\s\-./,_']*(?:(?:de|del)\s+)?(?:{_YEAR}|\d{{2}})(?!\d){_NO_UNIT}",
         rf"(?<![a-z]){_MONTH}[\s\-_]*{_DAY}(?:st|nd|rd|th)?[\s,\-_./]+{_YEAR}(?!\d)",
         rf"(?<![a-z]){_MONTH}[\s\-,./_']*(?:(?:of|de|del)\s+)?{_YEAR}(?!\d)",
-        rf"(?<!\d){_YEAR}[\s\-./_]*{_MONTH}(?:[\s\-./_]*{_DAY}(?!\d))?(?![a-z])",
+        rf"(?<!\d){_YEAR}[ \-./_]?{_MONTH}[ \-./_]?{_DAY}(?!\d)(?!\.\d){_NO_UNIT}",
+        rf"(?<!\d){_YEAR}[ \-./_]{_LONG_MONTH}(?![a-z])",
         rf"(?<![a-z]){_LONG_MONTH}\s+(?:the\s+)?{_DAY}(?:st|nd|rd|th)?(?!\d)(?![.,]\d){_NO_UNIT}",
         rf"(?<![\d.,]){_DAY}(?:st|nd|rd|th|\.)?\s+(?:of\s+|de\s+)?{_LONG_MONTH}(?![a-z])",
         rf"(?<!\d){_DAY}(?:st|nd|rd|th)\s+(?:of\s+)?{_MONTH}(?![a-z])|(?<![a-z]){_MONTH}\s+{_DAY}(?:st|nd|rd|th)(?![a-z])",
@@ -89,7 +90,7 @@ CASED_PLACES = [
     re.compile(pattern)
     for pattern in (
         rf"\d{{1,5}}[A-Za-z]?\s+((?:{_CAPITAL}\s+){{1,4}})(?:Street|St|STREET|Avenue|Ave|AVENUE|Road|Rd|ROAD|Lane|Ln|LANE|Drive|DRIVE|Boulevard|Blvd|Court|Way|Place|Square|Sq|Terrace|Highway|Hwy|Parkway|Pkwy)\b\.?",
-        r"\b([A-ZÄÖÜ][\wäöüß\-]*(?:stra(?:ss|ß)e|str\.|weg|platz|gasse|allee|laan|straat|gatan))\s*\d+\s?[a-z]?\b",
+        r"\b([A-ZÄÖÜ][\wäöüß\-]*(?:stra(?:ss|ß)e|str\.|weg|platz|gasse|allee|laan|straat|gatan))\s*\d+(?:[ ]?[a-z]\b)?",
         rf"\b\d{{1,4}},?\s*(?:bis\s+)?(?:rue|avenue|boulevard|place|chemin|via|calle|piazza)\s+((?:de\s+|du\s+|la\s+|des\s+|l'|della\s+)*{_CAPITAL}(?:\s+{_CAPITAL})?)",
         r"\b(?:via|calle|Via|Calle|Rua|ul\.)\s+((?:[A-Z][\w'.\-]*\s+){1,3})\d{1,4}\b",
         rf"({_CAPITAL}(?:\s+{_CAPITAL})?),?\s+[A-Z]{{2}}\s+\d{{5}}(?:-\d{{4}})?\b",
@@ -102,8 +103,8 @@ _CARE = (
     r"University|UNIVERSITY|Klinikum|KLINIKUM|Krankenhaus|KRANKENHAUS|Klinik|H[oô]pital|Spital|Sanatorium|Hospice|Radiology\s+(?:Group|Associates)|Ziekenhuis|Ospedale)"
 )
 CASED_INSTITUTIONS = [
-    re.compile(rf"((?:{_CAPITAL}\s+(?:of\s+|the\s+|and\s+|for\s+|&\s+)?){{1,5}}){_CARE}\b"),
-    re.compile(rf"\b(?:{_CARE}|[A-ZÄÖÜ]\w*(?:klinikum|krankenhaus|klinik|spital))\s+(?:(?:of|de|du|von|der|di|da|San|Sankt|St\.?)\s+)*({_CAPITAL}(?:\s+{_CAPITAL})?)"),
+    re.compile(rf"((?:{_CAPITAL}[ \t]+(?:of[ \t]+|the[ \t]+|and[ \t]+|for[ \t]+|&[ \t]+)?){{1,5}}){_CARE}\b"),
+    re.compile(rf"\b(?:{_CARE}|[A-ZÄÖÜ]\w*(?:klinikum|krankenhaus|klinik|spital))[ \t]+(?:(?:of|de|du|von|der|di|da|San|Sankt|St\.?)[ \t]+)*({_CAPITAL}(?:[ \t]+{_CAPITAL})?)"),
 ]
 
 #: What announces a person; the words behind it are judged by `free_text`.
@@ -117,7 +118,7 @@ LABEL = re.compile(
     r"radiologist|attending|surgeon|c/o|attn|contact|mother|father|spouse|husband|wife|next of kin|kin|arzt|radiologe|uberweiser|employer|author)\s*(?P<mark>[:=#])?\s*"
 )
 CREDENTIALS = re.compile(r"((?:[^\W\d_]+[.'’\-]?\s+){0,2}[^\W\d_]{2,}),?\s+(?:m\.?d\.?|ph\.?d\.?|frcr|frcp|facr|r\.?n\.?|rt\(r\)|d\.?o\.?)(?![a-z])")
-CARET_NAME = re.compile(r"[^\W\d_][\w'\-. ]*\^[^\W\d_][\w'\-. ]*(?:\^[\w'\-. ]*)*")
+CARET_NAME = re.compile(r"[^\W\d_][\w'\-.]*\^[^\W\d_][\w'\-.]*(?:\^[\w'\-.]*)*")
 HONORED_CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]{1,6}\s?(?:様|さん|先生|氏|殿|씨|님|医生|醫師|女士|先生)")
 
 

@@ -77,6 +77,22 @@ def test_identity_goes_and_its_frame_stays(identity: str, frame: str) -> None:
         assert cleaned.text.startswith("CT chest") and cleaned.text.endswith("stable nodule")
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("done 2-MAR-2020 / 3.2 cm nodule", "done [-] / 3.2 cm nodule"),
+        ("DOB 03/02/1951 / may be benign", "DOB [-] / may be benign"),
+        ("seen by Dr. Smithers\nL4/5 disc", "seen by Dr. [-]\nL4/5 disc"),
+        ("Brennerstraße 7\nParkinson disease", "[-]\nParkinson disease"),
+        ("CT chest Wexlow^Ada stable", "CT chest [-] stable"),
+        ("Zorvath; 5 mm", "[-]; 5 mm"),
+        ("Mercyvale Klinikum\nParkinson disease", "[-]\nParkinson disease"),
+    ],
+)
+def test_what_stands_beside_identity_stays(text: str, expected: str) -> None:
+    assert CLEANER.clean(text).text == expected
+
+
 @pytest.mark.parametrize("text", CLINICAL)
 def test_clinical_words_stay(text: str) -> None:
     for whole in (text, f"Findings: {text}.", f"{text}; no change"):
