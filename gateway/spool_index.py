@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import structlog
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlmodel import Session, select
 
 from compliance import audit
-from compliance.database import Database
-from crypto.errors import ReadgateError, TemporarilyUnable
+from compliance.database import Database, is_unique_violation
+from crypto.errors import IntegrityFailure, NotFound, ReadgateError, TemporarilyUnable
 from crypto.spool import FramePosition, Spool
 from gateway.received import ReceivedInstance, ReceivedState, ReceivedStudy, instances_by_lookup
 
@@ -68,17 +69,35 @@ class SpoolIndex:
                 continue
             with self._database.reading() as session:
                 known = set(session.exec(select(ReceivedInstance.frame_offset).where(ReceivedInstance.segment_id == segment_id)).all())
-            batch = [
-                SpooledFrame(position, header)
-                for position, header, _payload in self._spool.read_segment(segment_id)
-                if "piece" not in header and position.offset not in known
-            ]
+            batch = [frame for frame in self._read(segment_id) if frame.position.offset not in known]
             for start in range(0, len(batch), _BATCH_MAX):
                 index_frames(self._database, batch[start : start + _BATCH_MAX])
             found += len(batch)
         if found:
             log.info("spool_recovered", instances=found)
         return found
+
+    def _read(self, segment_id: str) -> list[SpooledFrame]:
+        """The instances of a segment. One that cannot be opened any more is named and does not hide the others."""
+        found: list[SpooledFrame] = []
+        try:
+            records = self._spool.read_segment(segment_id)
+        except NotFound:
+            # Another worker archived and removed it meanwhile.
+            return found
+        except IntegrityFailure:
+            log.error("spool_segment_damaged", segment_id=segment_id)
+            return found
+        while True:
+            try:
+                position, header, _payload = next(records)
+            except StopIteration:
+                return found
+            except IntegrityFailure:
+                log.error("spool_frame_damaged", segment_id=segment_id)
+                continue
+            if "piece" not in header:
+                found.append(SpooledFrame(position, header))
 
     def _run(self) -> None:
         is_stopping = False
@@ -118,13 +137,26 @@ class SpoolIndex:
                 log.warning("spool_index_waits", instances=len(batch))
                 threading.Event().wait(delay)
                 delay = min(delay * 2, 5.0)
-            except ReadgateError:
-                log.error("spool_index_failed", instances=len(batch))
+            except (ReadgateError, SQLAlchemyError) as error:
+                # The thread goes on for the others; these frames are found again by `recover`.
+                log.error("spool_index_failed", instances=len(batch), error=type(error).__name__)
                 return
 
 
-def index_frames(database: Database, frames: Iterable[SpooledFrame]) -> None:
-    """Rows for `frames`, and one audit entry per study and batch, in one transaction."""
+def index_frames(database: Database, frames: Sequence[SpooledFrame]) -> None:
+    """Rows for `frames`, and one audit entry per study and batch, in one transaction.
+
+    Raises: TemporarilyUnable, also when another process wrote the same row meanwhile: asked again, it is found there.
+    """
+    try:
+        _index_frames(database, frames)
+    except IntegrityError as error:
+        if not is_unique_violation(error):
+            raise
+        raise TemporarilyUnable("another process wrote the same row") from None
+
+
+def _index_frames(database: Database, frames: Sequence[SpooledFrame]) -> None:
     with database.transaction() as session:
         counts: dict[int, int] = {}
         hospital_of: dict[int, str] = {}
