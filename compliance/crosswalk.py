@@ -1,9 +1,11 @@
 """Pseudonym to identity and back: the hospital's side of the exchange.
 
 Invariants
-- A patient has one random pseudonym and one non-zero date offset per hospital, made once, kept for ever (PS3.15 E.1: consistent over priors).
+- A patient has one random pseudonym and one non-zero date offset per hospital, made once, kept for ever (PS3.15 E.1: consistent over
+  priors).
 - Rows are found by keyed digests under the hospital's own secret, never by a value; two hospitals' rows cannot be linked.
-- Identities are sealed: a patient's under the hospital's crosswalk secret, a study's under the study's own key (so that shredding takes it).
+- Identities are sealed: a patient's under the hospital's crosswalk secret, a study's under the study's own key (so that shredding takes
+  it).
 - Only intake, delivery and the hospital's own pages open identities, and every opening is an audit event in the same transaction.
 """
 

@@ -71,11 +71,11 @@ def gather_facts(
                 "role": employer.role,
                 "coc_ownership_pct": employer.coc_ownership_pct,
             },
-            "credentials": [_credential(row) for row in standing_credentials(session, reader.reader_id)],
+            "credentials": [credential_facts(row) for row in standing_credentials(session, reader.reader_id)],
         },
         "login": _login(login),
         "consent": _consent(session, hospital, study),
-        "evidence": [_evidence(row) for row in evidence],
+        "evidence": [evidence_facts(row) for row in evidence],
         "counters": {},
         "break_glass": break_glass,
     }
@@ -86,7 +86,8 @@ def instant(at: datetime) -> str:
     return at.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _credential(row: Credential) -> dict[str, Any]:
+def credential_facts(row: Credential) -> dict[str, Any]:
+    """The credential as the engine reads it."""
     return {
         "kind": row.kind,
         **row.claim,
@@ -97,7 +98,8 @@ def _credential(row: Credential) -> dict[str, Any]:
     }
 
 
-def _evidence(row: Evidence) -> dict[str, Any]:
+def evidence_facts(row: Evidence) -> dict[str, Any]:
+    """The evidence as the engine reads it."""
     return {
         "id": row.evidence_id,
         "type": row.evidence_type,

@@ -27,9 +27,17 @@ class DicomJson(JSONResponse):
 @router.get("/studies")
 def search_studies(request: Request, app: App, reader: Reader) -> Response:
     query = request.query_params
-    uids = [uid for name in ("StudyInstanceUID", "0020000D") for value in query.getlist(name) for uid in value.replace("\\", ",").split(",") if uid]
+    uids = [
+        uid
+        for name in ("StudyInstanceUID", "0020000D")
+        for value in query.getlist(name)
+        for uid in value.replace("\\", ",").split(",")
+        if uid
+    ]
     patient_id = query.get("00100020") or query.get("PatientID")
-    return _json(dicomweb.search_studies(app, reader, study_instance_uids=uids, patient_id=patient_id), query.get("limit"), query.get("offset"))
+    return _json(
+        dicomweb.search_studies(app, reader, study_instance_uids=uids, patient_id=patient_id), query.get("limit"), query.get("offset")
+    )
 
 
 @router.get("/studies/{study}/series")
@@ -40,8 +48,14 @@ def search_series(request: Request, app: App, reader: Reader, study: str) -> Res
 
 
 @router.get("/studies/{study}/series/{series}/instances")
-def search_instances(app: App, reader: Reader, study: str, series: str, limit: Annotated[str | None, Query()] = None,
-                     offset: Annotated[str | None, Query()] = None) -> Response:
+def search_instances(
+    app: App,
+    reader: Reader,
+    study: str,
+    series: str,
+    limit: Annotated[str | None, Query()] = None,
+    offset: Annotated[str | None, Query()] = None,
+) -> Response:
     return _json(dicomweb.search_instances(app, reader, study, series), limit, offset)
 
 

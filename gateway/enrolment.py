@@ -1,4 +1,4 @@
-"""Administration: hospitals, senders, destinations, people, credentials, evidence, consents. Every change is an audit entry of its transaction."""
+"""Administration: hospitals, senders, destinations, people, credentials, evidence, consents; every change is audited in its transaction."""
 
 from __future__ import annotations
 
@@ -9,8 +9,21 @@ from datetime import datetime
 from sqlmodel import Session, col, select
 
 from compliance import audit
-from compliance.credential import Consent, Credential, Employer, Evidence, Reader, newest_consent
+from compliance.credential import (
+    Consent,
+    Credential,
+    Employer,
+    Evidence,
+    Reader,
+    newest_consent,
+    require_reader,
+    standing_credentials,
+)
+from compliance.facts import credential_facts, evidence_facts
+from compliance.facts_schema import read_facts
+from compliance.facts_vocabulary import CONSENT_KINDS, CONSENT_STATUSES
 from compliance.hospital import DicomPeer, Hospital, ReportTarget
+from compliance.jurisdiction import is_known
 from compliance.principal import LoginSession, Principal, RegisteredNetwork, Role
 from crypto.certificates import fingerprint
 from crypto.errors import BadInput, Conflict, NotFound
@@ -166,10 +179,15 @@ def add_reader(
 
 
 def add_credential(app: Application, actor: str, credential: Credential) -> int:
-    """The credential counts from now on, in every decision; its key."""
+    """The credential counts from now on, in every decision; its key.
+
+    Raises: BadInput where the engine could not use it, or it contradicts what is on file; NotFound.
+    """
     with app.database.transaction() as session:
+        require_reader(session, credential.reader_id)
         session.add(credential)
         session.flush()
+        _require_readable(session, credential)
         note(
             session,
             app.now(),
@@ -182,40 +200,47 @@ def add_credential(app: Application, actor: str, credential: Credential) -> int:
         return credential.credential_pk
 
 
-def change_credential_status(app: Application, actor: str, credential_pk: int, status: str) -> None:
-    """The credential has another status from now on; the old row stays for yesterday's decisions. Raises: NotFound."""
+def change_credential_status(app: Application, actor: str, credential_pk: int, status: str, *, reason: str = "") -> str:
+    """The credential has another status from now on; the old row stays for yesterday's decisions. The reader's id.
+
+    Raises: NotFound; BadInput where that contradicts what else is on file.
+    """
     with app.database.transaction() as session:
         before = session.get(Credential, credential_pk)
         if before is None or before.superseded_at is not None:
             raise NotFound(f"no standing credential {credential_pk}")
         before.superseded_at = app.now()
-        session.add(before)
-        session.add(
-            Credential(
-                reader_id=before.reader_id,
-                kind=before.kind,
-                claim=dict(before.claim),
-                status=status,
-                issued_at=before.issued_at,
-                expires_at=before.expires_at,
-                verified_at=before.verified_at,
-                verification_method=before.verification_method,
-                verified_by=before.verified_by,
-                recorded_at=app.now(),
-            )
+        after = Credential(
+            reader_id=before.reader_id,
+            kind=before.kind,
+            claim=dict(before.claim),
+            status=status,
+            issued_at=before.issued_at,
+            expires_at=before.expires_at,
+            verified_at=before.verified_at,
+            verification_method=before.verification_method,
+            verified_by=before.verified_by,
+            recorded_at=app.now(),
         )
+        session.add_all([before, after])
+        session.flush()
+        _require_readable(session, after)
         note(
             session,
             app.now(),
             actor,
             audit.EventType.USER_SECURITY_CHANGED,
             None,
-            {"reader": before.reader_id, "credential": before.kind, "status": status},
+            {"reader": before.reader_id, "credential": before.kind, "status": status, "reason": reason},
         )
+        return before.reader_id
 
 
 def add_evidence(app: Application, actor: str, evidence: Evidence) -> None:
-    """The document is on file. Raises: Conflict."""
+    """The document is on file. Raises: Conflict; BadInput where the engine could not use it."""
+    read = read_facts({"evidence": [evidence_facts(evidence)]})
+    if any(item.gaps for item in read.evidence) or evidence.expires_at <= evidence.issued_at:
+        raise BadInput("evidence needs a type, parties, and an end after its beginning")
     with app.database.transaction() as session:
         if session.get(Evidence, evidence.evidence_id) is not None:
             raise Conflict("EVIDENCE_EXISTS", evidence.evidence_id)
@@ -230,21 +255,39 @@ def add_evidence(app: Application, actor: str, evidence: Evidence) -> None:
         )
 
 
-def withdraw_evidence(app: Application, actor: str, evidence_id: str) -> None:
-    """The document counts no longer. Raises: NotFound."""
+def withdraw_evidence(app: Application, actor: str, evidence_id: str, *, reason: str = "") -> list[str]:
+    """The document counts no longer; its parties. Raises: NotFound."""
     with app.database.transaction() as session:
         evidence = session.get(Evidence, evidence_id)
         if evidence is None or evidence.withdrawn_at is not None:
             raise NotFound(f"no standing evidence {evidence_id}")
         evidence.withdrawn_at = app.now()
         session.add(evidence)
-        note(session, app.now(), actor, audit.EventType.SECURITY_CONFIGURATION, None, {"evidence": evidence_id, "withdrawn": True})
+        note(
+            session,
+            app.now(),
+            actor,
+            audit.EventType.SECURITY_CONFIGURATION,
+            None,
+            {"evidence": evidence_id, "withdrawn": True, "reason": reason},
+        )
+        return list(evidence.parties)
 
 
 def record_consent(
-    app: Application, actor: str, *, hospital_id: str, patient_pseudonym: str, status: str, kind: str, given_at: datetime | None
+    app: Application,
+    actor: str,
+    *,
+    hospital_id: str,
+    patient_pseudonym: str,
+    status: str,
+    kind: str,
+    given_at: datetime | None,
+    reason: str = "",
 ) -> int:
-    """A new version of the patient's consent counts from now on; its number."""
+    """A new version of the patient's consent counts from now on; its number. Raises: BadInput."""
+    if status not in CONSENT_STATUSES or kind not in CONSENT_KINDS:
+        raise BadInput(f"a consent is one of {', '.join(CONSENT_STATUSES)}, of kind {', '.join(CONSENT_KINDS)}")
     now = app.now()
     with app.database.transaction() as session:
         before = newest_consent(session, hospital_id, patient_pseudonym)
@@ -262,12 +305,17 @@ def record_consent(
             )
         )
         note(
-            session, now, actor, audit.EventType.SECURITY_CONFIGURATION, hospital_id, {"consent": status, "kind": kind, "version": version}
+            session,
+            now,
+            actor,
+            audit.EventType.SECURITY_CONFIGURATION,
+            hospital_id,
+            {"consent": status, "kind": kind, "version": version, "reason": reason},
         )
         return version
 
 
-def end_access(app: Application, actor: str, principal_id: str) -> None:
+def end_access(app: Application, actor: str, principal_id: str, *, reason: str = "") -> None:
     """The person can no longer log in, and every session of theirs is over. Raises: NotFound."""
     now = app.now()
     with app.database.transaction() as session:
@@ -282,8 +330,24 @@ def end_access(app: Application, actor: str, principal_id: str) -> None:
             login.ended_at = now
             session.add(login)
         note(
-            session, now, actor, audit.EventType.USER_SECURITY_CHANGED, principal.hospital_id, {"principal": principal_id, "active": False}
+            session,
+            now,
+            actor,
+            audit.EventType.USER_SECURITY_CHANGED,
+            principal.hospital_id,
+            {"principal": principal_id, "active": False, "reason": reason},
         )
+
+
+def _require_readable(session: Session, credential: Credential) -> None:
+    """What the register holds of this reader is something the engine can decide on: one bad row would stop every decision about them."""
+    read_facts({"reader": {"credentials": [credential_facts(row) for row in standing_credentials(session, credential.reader_id)]}})
+    own = read_facts({"reader": {"credentials": [credential_facts(credential)]}}).credentials[0]
+    if own.gaps:
+        raise BadInput(f"a {credential.kind} needs {', '.join(own.gaps)}")
+    jurisdiction = credential.claim.get("jurisdiction")
+    if jurisdiction is not None and not is_known(jurisdiction):
+        raise BadInput("the jurisdiction is not one of ISO 3166")
 
 
 def note(

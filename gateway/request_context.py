@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from fastapi import Request
+from collections.abc import Mapping
+from typing import Annotated
+
+from fastapi import Depends, Request
 
 from compliance.principal import Role
-from crypto.errors import NotAllowed
+from crypto.errors import BadInput, NotAllowed
 from gateway.application import Application
 from gateway.login import Visitor, require_csrf, visitor_of
 
@@ -29,9 +32,12 @@ def visitor_of_request(request: Request) -> Visitor:
     token = request.cookies.get(SESSION_COOKIE)
     if not token:
         raise NotAllowed(SESSION_ENDED)
-    visitor = visitor_of(application_of(request), token, address_of(request))
-    request.state.visitor = visitor
-    return visitor
+    return visitor_of(application_of(request), token, address_of(request))
+
+
+#: Asked once per request, however many dependencies want it.
+AnyVisitor = Annotated[Visitor, Depends(visitor_of_request)]
+App = Annotated[Application, Depends(application_of)]
 
 
 def require_role(visitor: Visitor, *roles: Role) -> Visitor:
@@ -41,26 +47,56 @@ def require_role(visitor: Visitor, *roles: Role) -> Visitor:
     return visitor
 
 
-def reader_of(request: Request) -> Visitor:
-    return require_role(visitor_of_request(request), Role.READER)
+def reader_of(visitor: AnyVisitor) -> Visitor:
+    return require_role(visitor, Role.READER)
 
 
-def hospital_staff_of(request: Request) -> Visitor:
-    return require_role(visitor_of_request(request), Role.HOSPITAL_STAFF)
+def hospital_staff_of(visitor: AnyVisitor) -> Visitor:
+    return require_role(visitor, Role.HOSPITAL_STAFF)
 
 
-def privacy_officer_of(request: Request) -> Visitor:
-    return require_role(visitor_of_request(request), Role.PRIVACY_OFFICER)
+def privacy_officer_of(visitor: AnyVisitor) -> Visitor:
+    return require_role(visitor, Role.PRIVACY_OFFICER)
 
 
-def operator_of(request: Request) -> Visitor:
-    return require_role(visitor_of_request(request), Role.OPERATOR)
+def operator_of(visitor: AnyVisitor) -> Visitor:
+    return require_role(visitor, Role.OPERATOR)
 
 
-async def require_csrf_of(request: Request, visitor: Visitor) -> None:
-    """The CSRF token of the session, from the header or the form. Raises: NotAllowed(CSRF)."""
-    shown = request.headers.get("X-CSRF-Token")
-    if shown is None and request.headers.get("content-type", "").startswith(("application/x-www-form-urlencoded", "multipart/form-data")):
-        value = (await request.form()).get("csrf_token")
-        shown = value if isinstance(value, str) else None
-    require_csrf(visitor, shown)
+def staff_or_operator_of(visitor: AnyVisitor) -> Visitor:
+    return require_role(visitor, Role.HOSPITAL_STAFF, Role.OPERATOR)
+
+
+async def posted_form(request: Request, visitor: AnyVisitor) -> Mapping[str, str]:
+    """The fields of the form that was posted, once it has shown the session's CSRF token, in itself or in the header X-CSRF-Token.
+
+    Every route that changes something depends on this one; a request with a JSON body has no fields and shows the header.
+    Raises: NotAllowed(CSRF); BadInput for a form that names a field twice or holds a file.
+    """
+    fields: dict[str, str] = {}
+    if request.headers.get("content-type", "").startswith(("application/x-www-form-urlencoded", "multipart/form-data")):
+        for name, value in (await request.form(max_files=0, max_fields=100)).multi_items():
+            if not isinstance(value, str) or name in fields:
+                raise BadInput("the form is not one of ours")
+            fields[name] = value
+    require_csrf(visitor, request.headers.get("X-CSRF-Token") or fields.get("csrf_token"))
+    return fields
+
+
+PostedForm = Annotated[Mapping[str, str], Depends(posted_form)]
+#: A stated reason is kept in the log for good, so it is kept short.
+REASON_CHARACTERS_MAX = 500
+
+
+def reason_in(form: Mapping[str, str]) -> str:
+    """The reason a person gave for a grave act. Raises: BadInput where there is none."""
+    reason = " ".join(form.get("reason", "").split())
+    if not 3 <= len(reason) <= REASON_CHARACTERS_MAX:
+        raise BadInput(f"a reason of 3 to {REASON_CHARACTERS_MAX} characters is needed")
+    return reason
+
+
+def page_number(request: Request) -> int:
+    """The page of a list that the address asks for, from 1."""
+    page = request.query_params.get("page", "1")
+    return max(1, int(page)) if page.isascii() and page.isdigit() and len(page) < 7 else 1

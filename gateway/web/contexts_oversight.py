@@ -219,8 +219,22 @@ class GateResult:
 
 
 @dataclass(frozen=True)
+class OtherReader:
+    """What was decided about another reader when the same study was offered."""
+
+    reader_id: str
+    name: str
+    outcome: Literal["ALLOW", "ALLOW_WITH_OBLIGATIONS", "REFER", "DENY"]
+    reasons: tuple[Reason, ...] = ()
+    decision_digest: str = ""
+
+
+@dataclass(frozen=True)
 class DecisionPage:
-    """decision.html.j2; GET /privacy/decisions/{digest}: one page to print that answers why this was shown, there, then."""
+    """decision.html.j2; GET /privacy/decisions/{digest}: one page to print that answers why this was shown, there, then.
+
+    `?format=json` gives the same for programs. `today` is another question with the old facts, and the page says so.
+    """
 
     shell: Shell
     decision: DecisionRow
@@ -234,6 +248,9 @@ class DecisionPage:
     log_index: int | None = None
     log_proof: tuple[str, ...] = ()
     tree_root: str = ""
+    log_size: int | None = None
+    today: str = ""  # "DENY: CRED_LICENCE_EXPIRED:ES (asked 2026-11-22 10:40 UTC, with the facts of then, under the same law)"
+    others: tuple[OtherReader, ...] = ()
 
 
 # --- Registers: readers, credentials, evidence, consents, hospitals ------------------------------------------------------------------

@@ -1,0 +1,73 @@
+"""What surrounds every page: who is there, where they may go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import urlencode
+
+from compliance.hospital import Hospital
+from compliance.principal import Role
+from gateway.application import Application
+from gateway.login import Visitor
+from gateway.web.contexts import NavigationEntry, Notice, Paging, Shell
+from gateway.web.contexts import Role as PageRole
+
+_ROLES: dict[str, PageRole] = {
+    Role.READER: "reader",
+    Role.HOSPITAL_STAFF: "hospital_staff",
+    Role.PRIVACY_OFFICER: "privacy_officer",
+    Role.OPERATOR: "operator",
+}
+NAVIGATION: dict[str, tuple[tuple[str, str], ...]] = {
+    Role.READER: (("/worklist", "Worklist"),),
+    Role.HOSPITAL_STAFF: (("/studies", "Studies"), ("/quarantine", "Quarantine")),
+    Role.PRIVACY_OFFICER: (
+        ("/privacy", "Audit log"),
+        ("/privacy/decisions", "Decisions"),
+        ("/credentials", "Credentials"),
+        ("/evidence", "Evidence"),
+        ("/consents", "Consents"),
+    ),
+    Role.OPERATOR: (("/deliveries", "Deliveries"), ("/readers", "Readers"), ("/hospitals", "Hospitals")),
+}
+_TITLES = {href: label for entries in NAVIGATION.values() for href, label in entries}
+
+
+def shell_of(app: Application, visitor: Visitor, current: str, *, title: str | None = None, notices: tuple[Notice, ...] = ()) -> Shell:
+    """The shell for `visitor` on the page of the navigation entry `current`."""
+    hospital_name = None
+    if visitor.principal.hospital_id is not None:
+        with app.database.reading() as session:
+            hospital = session.get(Hospital, visitor.principal.hospital_id)
+            hospital_name = hospital.name if hospital is not None else None
+    return Shell(
+        title=title or _TITLES.get(current, "Readgate"),
+        principal_name=visitor.principal.display_name,
+        role=_ROLES[visitor.principal.role],
+        csrf_token=visitor.login.csrf_token,
+        hospital_name=hospital_name,
+        declared_country=visitor.login.declared_country,
+        session_expires_at=visitor.login.expires_at,
+        notices=notices,
+        has_events=visitor.principal.role == Role.READER,
+        navigation=tuple(
+            NavigationEntry(href=href, label=label, is_current=href == current) for href, label in NAVIGATION[visitor.principal.role]
+        ),
+    )
+
+
+def paging_of(path: str, query: Mapping[str, str], page: int, total: int, per_page: int, *, shown: int) -> Paging:
+    """The paging of a list at `path` whose filters are `query`."""
+
+    def href(number: int) -> str:
+        kept = {name: value for name, value in query.items() if value} | ({"page": str(number)} if number > 1 else {})
+        return path + (f"?{urlencode(kept)}" if kept else "")
+
+    start = (page - 1) * per_page
+    return Paging(
+        first=start + 1 if shown else 0,
+        last=start + shown,
+        total=total,
+        previous_href=href(page - 1) if page > 1 else None,
+        next_href=href(page + 1) if start + per_page < total else None,
+    )

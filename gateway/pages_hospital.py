@@ -1,0 +1,119 @@
+"""The pages of a hospital's staff: their studies under their patients' own names, the reports, and deliveries that need a person.
+
+What belongs to another hospital is not found, exactly as what does not exist.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import RedirectResponse
+
+from compliance import audit
+from compliance.principal import Role
+from compliance.study import open_study_key, require_study
+from crypto.errors import NotFound
+from gateway.hospital_studies import STATES, STUDIES_PER_PAGE, find_studies, own_received_study
+from gateway.login import Visitor
+from gateway.page_shell import paging_of, shell_of
+from gateway.request_context import App, PostedForm, hospital_staff_of, page_number, reason_in, staff_or_operator_of
+from gateway.study_life import newest_copied_report
+from gateway.web.contexts_oversight import HospitalStudiesPage
+from gateway.web.rendering import render
+from reporting.delivery_queue import release_dead_letter, require_delivery
+from reporting.report_copy import ReportCopy, open_copy
+
+router = APIRouter()
+Staff = Annotated[Visitor, Depends(hospital_staff_of)]
+StaffOrOperator = Annotated[Visitor, Depends(staff_or_operator_of)]
+
+
+@router.get("/studies")
+def show_studies(request: Request, app: App, staff: Staff) -> Response:
+    q, state = request.query_params.get("q", "")[:128], request.query_params.get("state", "")
+    state = state if state in {choice.value for choice in STATES} else ""
+    page = page_number(request)
+    found = find_studies(app, staff, q=q, state=state, page=page)
+    return render(
+        "studies.html.j2",
+        HospitalStudiesPage(
+            shell=shell_of(app, staff, "/studies"),
+            studies=found.studies,
+            paging=paging_of("/studies", {"q": q, "state": state}, page, found.total, STUDIES_PER_PAGE, shown=len(found.studies)),
+            now=app.now(),
+            q=q,
+            state=state,
+            states=STATES,
+        ),
+    )
+
+
+@router.get("/studies/{study_key}/report.pdf")
+def download_report(app: App, staff: Staff, study_key: str) -> Response:
+    """The hospital's copy of the newest report. The entry in the log stands before the first byte leaves."""
+    with app.database.transaction() as session:
+        received = own_received_study(session, staff, study_key)
+        if received is None or received.study_instance_uid is None:
+            raise NotFound("no such study")
+        study = require_study(session, received.study_instance_uid)
+        assert study.study_pk is not None
+        report = newest_copied_report(session, study.study_pk)
+        if report is None:
+            raise NotFound("there is no report yet")
+        copy = session.get(ReportCopy, report.report_uid)
+        assert copy is not None, "the report was found by its copy"
+        pdf = open_copy(open_study_key(app.keys, study), copy)
+        audit.append(
+            session,
+            audit.AuditEvent(
+                event_id=audit.EventId.EXPORT,
+                event_type=audit.EventType.DELIVER,
+                action=audit.Action.READ,
+                actor=staff.principal_id,
+                hospital_id=study.hospital_id,
+                study_instance_uid=study.study_instance_uid,
+                object_id=report.report_uid,
+                network_address=staff.login.address,
+                detail={"kind": "DOWNLOAD", "sha256": copy.pdf_sha256},
+            ),
+            at=app.now(),
+        )
+    # The name of a file ends up in folders and recent-files lists, so it says nothing of the patient.
+    name = f"report-{report.report_uid.rpartition('.')[2][-12:]}.pdf"
+    headers = {
+        "Content-Disposition": f'attachment; filename="{name}"',
+        "Cache-Control": "no-store",
+        "X-Content-Type-Options": "nosniff",
+        "Cross-Origin-Resource-Policy": "same-origin",
+        "Content-Security-Policy": "default-src 'none'; sandbox",
+    }
+    return Response(pdf, media_type="application/pdf", headers=headers)
+
+
+@router.post("/deliveries/{delivery_id}/release")
+def release_delivery(app: App, visitor: StaffOrOperator, form: PostedForm, delivery_id: str) -> Response:
+    """A dead letter is sent again from its first attempt."""
+    reason = reason_in(form)
+    with app.database.transaction() as session:
+        if not (delivery_id.isascii() and delivery_id.isdigit() and len(delivery_id) < 16):
+            raise NotFound("no such delivery")
+        delivery = require_delivery(session, int(delivery_id))
+        is_staff = visitor.principal.role == Role.HOSPITAL_STAFF
+        if is_staff and delivery.hospital_id != visitor.principal.hospital_id:
+            raise NotFound("no such delivery")
+        release_dead_letter(session, int(delivery_id), actor=visitor.principal_id, now=app.now())
+        audit.append(
+            session,
+            audit.AuditEvent(
+                event_id=audit.EventId.EXPORT,
+                event_type=audit.EventType.RESTRICTED_FUNCTION,
+                action=audit.Action.EXECUTE,
+                actor=visitor.principal_id,
+                hospital_id=delivery.hospital_id,
+                object_id=delivery.report_uid,
+                detail={"act": "release dead letter", "reason": reason},
+            ),
+            at=app.now(),
+        )
+    return RedirectResponse("/studies" if is_staff else "/deliveries", status_code=303)

@@ -1,0 +1,101 @@
+"""What a person may do with a held study: try again, settle which of two contents is right, reject it.
+
+Each act changes the item, the received study and the log in one transaction: if we crash before it commits, the study is held as before;
+after it, the worker's next round finds the study COMPLETE and processes it again. There is no act that shows a study which did not pass
+de-identification: what a person confirms by looking cannot be proved later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+from sqlmodel import Session
+
+from compliance.database import Database
+from compliance.quarantine import QuarantineItem, QuarantineState, settle
+from crypto.errors import BadInput, Conflict, NotFound
+from gateway.processing import DUPLICATE_UID_DIFFERENT_CONTENT
+from gateway.received import ReceivedInstance, ReceivedState, ReceivedStudy, distinct_instances, locked_received_study
+
+KEEP_FIRST, KEEP_LAST = "KEEP_FIRST", "KEEP_LAST"
+#: Reason of quarantine -> what can be mended here, with its words. Everything else is mended at the sender.
+REPAIRS: dict[str, dict[str, str]] = {
+    DUPLICATE_UID_DIFFERENT_CONTENT: {
+        KEEP_FIRST: "Read the instance that came first, leave the later one out",
+        KEEP_LAST: "Read the instance that came last, leave the earlier one out",
+    }
+}
+
+
+def own_item(session: Session, hospital_id: str | None, quarantine_id: str) -> QuarantineItem:
+    """Raises: NotFound, for another hospital's item as for none."""
+    is_number = quarantine_id.isascii() and quarantine_id.isdigit() and len(quarantine_id) < 16
+    item = session.get(QuarantineItem, int(quarantine_id)) if is_number else None
+    if item is None or item.hospital_id != hospital_id:
+        raise NotFound("no such item")
+    return item
+
+
+def try_again(database: Database, *, hospital_id: str | None, quarantine_id: str, actor: str, note: str, now: datetime) -> None:
+    """The study is de-identified again from its sealed originals. Raises: NotFound, Conflict when somebody decided already."""
+    _settle(database, hospital_id, quarantine_id, QuarantineState.RELEASED, actor, note, now, _process_again)
+
+
+def reject(database: Database, *, hospital_id: str | None, quarantine_id: str, actor: str, note: str, now: datetime) -> None:
+    """The study is never read; its sealed originals stay until they are shredded. Raises: NotFound, Conflict."""
+    _settle(database, hospital_id, quarantine_id, QuarantineState.REJECTED, actor, note, now, _reject)
+
+
+def repair(database: Database, *, hospital_id: str | None, quarantine_id: str, chosen: str, actor: str, note: str, now: datetime) -> None:
+    """The conflict is settled as chosen and the study is de-identified again. Raises: NotFound, Conflict, BadInput."""
+
+    def act(session: Session, item: QuarantineItem, study: ReceivedStudy, now: datetime) -> None:
+        if chosen not in REPAIRS.get(item.reason_code, {}):
+            raise BadInput("there is no such repair for this reason")
+        _keep_one_content(session, item.received_study_pk, is_first=chosen == KEEP_FIRST)
+        _process_again(session, item, study, now)
+
+    _settle(database, hospital_id, quarantine_id, QuarantineState.RELEASED, actor, f"{chosen}: {note}", now, act)
+
+
+def _settle(
+    database: Database,
+    hospital_id: str | None,
+    quarantine_id: str,
+    state: QuarantineState,
+    actor: str,
+    note: str,
+    now: datetime,
+    act: Callable[[Session, QuarantineItem, ReceivedStudy, datetime], None],
+) -> None:
+    with database.transaction() as session:
+        item = own_item(session, hospital_id, quarantine_id)
+        assert item.item_pk is not None
+        study = locked_received_study(session, item.received_study_pk)
+        if study.state != ReceivedState.QUARANTINED:
+            raise Conflict("ALREADY_SETTLED", "the study is on its way again")
+        act(session, item, study, now)
+        settle(session, item.item_pk, state, actor=actor, note=note, now=now)
+
+
+def _process_again(session: Session, item: QuarantineItem, study: ReceivedStudy, now: datetime) -> None:
+    study.state, study.generation, study.complete_at = ReceivedState.COMPLETE, study.generation + 1, now
+    session.add(study)
+
+
+def _reject(session: Session, item: QuarantineItem, study: ReceivedStudy, now: datetime) -> None:
+    study.state = ReceivedState.REJECTED
+    session.add(study)
+
+
+def _keep_one_content(session: Session, received_study_pk: int, *, is_first: bool) -> None:
+    """Of instances under one UID the first or the last stays; the others are set aside as repetitions, their bytes kept where they lie."""
+    groups: dict[str, list[ReceivedInstance]] = {}
+    for row in distinct_instances(session, received_study_pk):
+        groups.setdefault(row.instance_lookup, []).append(row)
+    for rows in groups.values():
+        kept = rows[0 if is_first else -1]
+        for row in rows:
+            row.is_conflicting, row.is_duplicate = False, row is not kept
+            session.add(row)

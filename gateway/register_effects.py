@@ -1,0 +1,117 @@
+"""What a change in a register does at once: rights that ended take their claims with them, and waiting studies find their new readers.
+
+Only what comes out differently is recorded: asking again must not fill the log with the same answers. The worker asks again every few
+seconds too, so a change that a crash kept from having its effect has it a moment later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime
+
+import structlog
+from sqlmodel import Session, col, select
+
+from compliance import audit
+from compliance.credential import Reader
+from compliance.decision import decide
+from compliance.decision_log import decide_and_record
+from compliance.facts import gather_facts
+from compliance.principal import Principal
+from compliance.study import Study, study_by_pk
+from gateway.application import Application
+from worklist.procedure_step import State
+from worklist.revocation import revoke_ended_rights
+from worklist.workitem import ProcedureStep, locked_step
+
+log = structlog.get_logger()
+ACTOR = "readgate/route"
+
+
+def take_effect(
+    app: Application,
+    *,
+    reader_ids: Collection[str] | None = None,
+    hospital_ids: Collection[str] | None = None,
+    patient_pseudonym: str | None = None,
+) -> None:
+    """Claims whose right ended are ended, and every waiting study that the change may touch lists the readers who may read it now.
+
+    Raises: TemporarilyUnable.
+    """
+    revoke_ended_rights(app.database, app.law, now=app.now(), new_uid=app.new_uid)
+    now = app.now()
+    with app.database.reading() as session:
+        waiting = select(ProcedureStep.procedure_step_uid).where(
+            ProcedureStep.state == State.SCHEDULED, col(ProcedureStep.is_addendum).is_(False)
+        )
+        if hospital_ids is not None:
+            waiting = waiting.where(col(ProcedureStep.hospital_id).in_(hospital_ids))
+        if patient_pseudonym is not None:
+            waiting = waiting.join(Study, col(Study.study_pk) == ProcedureStep.study_pk).where(Study.patient_pseudonym == patient_pseudonym)
+        differing = [uid for uid in session.exec(waiting).all() if _differs(app, session, session.get(ProcedureStep, uid), reader_ids, now)]
+    for uid in differing:
+        with app.database.transaction() as session:
+            _route_again(app, session, locked_step(session, uid), reader_ids, now)
+
+
+def _differs(app: Application, session: Session, step: ProcedureStep | None, reader_ids: Collection[str] | None, now: datetime) -> bool:
+    if step is None:
+        return False
+    study = study_by_pk(session, step.study_pk)
+    for reader, is_active in _readers(session, reader_ids):
+        reasons = None
+        if is_active:
+            decision = decide(gather_facts(session, action="ROUTE", study=study, reader=reader, login=None, at=now), app.law)
+            reasons = None if decision.outcome == "ALLOW" else list(decision.reasons)
+        is_listed = reader.reader_id in step.routing.get("eligible", [])
+        if is_listed != (is_active and reasons is None) or (
+            reasons is not None and reasons != step.routing["refused"].get(reader.reader_id)
+        ):
+            return True
+    return False
+
+
+def _route_again(app: Application, session: Session, step: ProcedureStep, reader_ids: Collection[str] | None, now: datetime) -> None:
+    if step.state != State.SCHEDULED:
+        return
+    study = study_by_pk(session, step.study_pk)
+    eligible, refused = set(step.routing.get("eligible", [])), dict(step.routing.get("refused", {}))
+    before = sorted(eligible)
+    for reader, is_active in _readers(session, reader_ids):
+        eligible.discard(reader.reader_id)
+        refused.pop(reader.reader_id, None)
+        if not is_active:
+            continue
+        facts = gather_facts(session, action="ROUTE", study=study, reader=reader, login=None, at=now)
+        decision = decide_and_record(session, app.law, facts, study_instance_uid=study.study_instance_uid, actor=ACTOR, at=now)
+        if decision.outcome == "ALLOW":
+            eligible.add(reader.reader_id)
+        else:
+            refused[reader.reader_id] = list(decision.reasons)
+    step.routing = {**step.routing, "eligible": sorted(eligible), "refused": refused}
+    session.add(step)
+    session.flush()
+    audit.append(
+        session,
+        audit.AuditEvent(
+            event_id=audit.EventId.PROCEDURE_RECORD,
+            event_type=audit.EventType.ROUTE,
+            action=audit.Action.UPDATE,
+            actor=ACTOR,
+            hospital_id=step.hospital_id,
+            study_instance_uid=study.study_instance_uid,
+            object_id=step.procedure_step_uid,
+            detail={"eligible": len(eligible), "refused": len(refused), "before": len(before)},
+        ),
+        at=now,
+    )
+    log.info("study_routed_again", procedure_step_uid=step.procedure_step_uid, eligible=len(eligible))
+
+
+def _readers(session: Session, reader_ids: Collection[str] | None) -> list[tuple[Reader, bool]]:
+    """(reader, whether the person may log in), all of them or those named."""
+    query = select(Reader, Principal.is_active).join(Principal, col(Principal.principal_id) == Reader.reader_id)
+    if reader_ids is not None:
+        query = query.where(col(Reader.reader_id).in_(reader_ids))
+    return [(reader, is_active) for reader, is_active in session.exec(query.order_by(col(Reader.reader_id))).all()]

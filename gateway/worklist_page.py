@@ -1,0 +1,201 @@
+"""The worklist as one reader sees it: rows, filters, paging, and for each row whether it may be claimed and why not.
+
+The law is asked for the rows of one page only, however long the list is. What another hospital's study is called is seen only by readers
+whom the routing found eligible; the others meet it under the filter "Not mine to read", pseudonymous and with the reasons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Literal
+from urllib.parse import urlencode
+
+from sqlmodel import Session, col, select
+
+from compliance.credential import require_reader
+from compliance.decision import decide
+from compliance.facts import gather_facts
+from compliance.hospital import Hospital
+from compliance.principal import LoginSession, Principal
+from compliance.study import Study, priors_of, study_by_pk
+from gateway.application import Application
+from gateway.login import Visitor
+from gateway.reason_words import reason_sentence
+from gateway.web.contexts import Choice, Paging, Reason, Shell, Tone, WorklistFilters, WorklistPage, WorklistRow
+from reporting.report import newest_draft_of_reader
+from worklist.procedure_step import State
+from worklist.workitem import ProcedureStep
+
+ROWS_PER_PAGE = 25
+_PRIORITY_WORDS = {"HIGH": "Urgent", "MEDIUM": "Routine", "LOW": "Low"}
+_PRIORITY_ORDER = {"HIGH": 0, "MEDIUM": 1, "LOW": 2}
+STATES = (
+    Choice("", "Mine and free"),
+    Choice("free", "Free"),
+    Choice("mine", "Held by me"),
+    Choice("done", "Reported by me"),
+    Choice("refused", "Not mine to read"),
+)
+SORTS = (Choice("urgency", "Urgency, then due"), Choice("due", "Due first"), Choice("newest", "Newest first"))
+
+
+def filters_of(query: Mapping[str, str]) -> WorklistFilters:
+    return WorklistFilters(
+        **{
+            name: query.get(name, default)[:64]
+            for name, default in (("q", ""), ("modality", ""), ("hospital", ""), ("state", ""), ("priority", ""), ("sort", "urgency"))
+        }
+    )
+
+
+def worklist_page(app: Application, reader: Visitor, filters: WorklistFilters, *, page: int, shell: Shell) -> WorklistPage:
+    with app.database.reading() as session:
+        listed = _matching(session, reader, filters)
+        start = (page - 1) * ROWS_PER_PAGE
+        rows = tuple(row_of(session, app, reader, step) for step, _ in listed[start : start + ROWS_PER_PAGE])
+        modalities = sorted({study.modality for _, study in listed})
+        hospitals = session.exec(select(Hospital.hospital_id, Hospital.name).order_by(Hospital.name)).all()
+    return WorklistPage(
+        shell=shell,
+        rows=rows,
+        filters=filters,
+        now=app.now(),
+        self_href=_href(filters, page),
+        paging=Paging(
+            first=start + 1 if rows else 0,
+            last=start + len(rows),
+            total=len(listed),
+            previous_href=_href(filters, page - 1) if page > 1 else None,
+            next_href=_href(filters, page + 1) if start + ROWS_PER_PAGE < len(listed) else None,
+        ),
+        modalities=(Choice("", "Any"), *(Choice(name, name) for name in modalities)),
+        hospitals=(Choice("", "Any"), *(Choice(hospital_id, name) for hospital_id, name in hospitals)),
+        states=STATES,
+        priorities=(Choice("", "Any"), *(Choice(value, word) for value, word in _PRIORITY_WORDS.items())),
+        sorts=SORTS,
+    )
+
+
+def row_of(session: Session, app: Application, reader: Visitor, step: ProcedureStep) -> WorklistRow:
+    """The row of `step` as this reader sees it now."""
+    study, hospital = study_by_pk(session, step.study_pk), session.get(Hospital, step.hospital_id)
+    is_mine = step.claiming_reader_id == reader.principal_id
+    can_open = is_mine and (step.state == State.COMPLETED or (step.state == State.IN_PROGRESS and step.login_digest == reader.login_digest))
+    reasons: tuple[Reason, ...] = ()
+    decision_digest, can_claim = "", False
+    if step.state == State.SCHEDULED:
+        profile = require_reader(session, reader.principal_id)
+        facts = gather_facts(
+            session, action="VIEW", study=study, reader=profile, login=session.get(LoginSession, reader.login_digest), at=app.now()
+        )
+        decision = decide(facts, app.law)
+        can_claim, decision_digest = decision.outcome == "ALLOW", decision.digest
+        if not can_claim:
+            reasons = tuple(Reason(code=code, text=reason_sentence(code)) for code in decision.reasons)
+    status, tone = _status(session, reader, step, study, can_claim)
+    return WorklistRow(
+        procedure_step_uid=step.procedure_step_uid,
+        priority=_priority(step.priority),
+        priority_word=_PRIORITY_WORDS.get(step.priority, step.priority),
+        due_at=step.expected_completion_at if step.state in (State.SCHEDULED, State.IN_PROGRESS) else None,
+        modality=study.modality,
+        procedure=study.description or step.label or study.modality,
+        body_part=study.body_part or "",
+        instance_count=study.instance_count,
+        prior_count=len(priors_of(session, study)),
+        pseudonym=study.patient_pseudonym,
+        accession_pseudonym=study.accession_pseudonym,
+        hospital_name=hospital.name if hospital is not None else step.hospital_id,
+        origin=hospital.jurisdiction if hospital is not None else "",
+        destination=reader.login.declared_country,
+        status=status,
+        tone=tone,
+        lease_expires_at=step.lease_expires_at if can_open and step.state == State.IN_PROGRESS else None,
+        can_claim=can_claim,
+        can_open=can_open,
+        reasons=reasons,
+        decision_digest=decision_digest,
+    )
+
+
+def _matching(session: Session, reader: Visitor, filters: WorklistFilters) -> list[tuple[ProcedureStep, Study]]:
+    states = {"": [State.SCHEDULED, State.IN_PROGRESS], "mine": [State.IN_PROGRESS], "done": [State.COMPLETED]}.get(
+        filters.state, [State.SCHEDULED]
+    )
+    query = (
+        select(ProcedureStep, Study).join(Study, col(Study.study_pk) == ProcedureStep.study_pk).where(col(ProcedureStep.state).in_(states))
+    )
+    if filters.state in ("mine", "done"):
+        query = query.where(ProcedureStep.claiming_reader_id == reader.principal_id)
+    for column, value in (
+        (Study.modality, filters.modality),
+        (ProcedureStep.hospital_id, filters.hospital),
+        (ProcedureStep.priority, filters.priority),
+    ):
+        if value:
+            query = query.where(column == value)
+    text = filters.q.strip().lower()
+    listed = []
+    for step, study in session.exec(query).all():
+        if not _is_listed(step, reader, filters.state):
+            continue
+        if (
+            text
+            and text not in " ".join((study.description, study.body_part or "", study.patient_pseudonym, study.accession_pseudonym)).lower()
+        ):
+            continue
+        listed.append((step, study))
+    order = {
+        "due": lambda item: (item[0].expected_completion_at,),
+        "newest": lambda item: (-item[0].scheduled_at.timestamp(),),
+    }.get(filters.sort, lambda item: (_PRIORITY_ORDER.get(item[0].priority, 1), item[0].expected_completion_at))
+    return sorted(listed, key=order)
+
+
+def _is_listed(step: ProcedureStep, reader: Visitor, state: str) -> bool:
+    if step.claiming_reader_id == reader.principal_id:
+        return True
+    if step.state != State.SCHEDULED or step.is_addendum:
+        return False
+    is_eligible = reader.principal_id in step.routing.get("eligible", [])
+    return not is_eligible if state == "refused" else is_eligible
+
+
+def _status(session: Session, reader: Visitor, step: ProcedureStep, study: Study, can_claim: bool) -> tuple[str, Tone]:
+    if step.state == State.COMPLETED:
+        return "Reported", "good"
+    if step.state == State.IN_PROGRESS:
+        if step.claiming_reader_id == reader.principal_id:
+            return ("Held by you", "mine") if step.login_digest == reader.login_digest else ("Held by your other login", "held")
+        holder = session.get(Principal, step.claiming_reader_id or "")
+        return f"Held by {holder.display_name}" if holder is not None else "Held", "held"
+    if step.state == State.CANCELED:
+        return "Ended", "neutral"
+    assert study.study_pk is not None
+    if newest_draft_of_reader(session, study.study_pk, reader.principal_id) is not None:
+        return "Free, with your draft", "neutral"
+    return ("Free", "good") if can_claim else ("Not yours to read", "neutral")
+
+
+def _priority(value: str) -> Literal["HIGH", "MEDIUM", "LOW"]:
+    return "HIGH" if value == "HIGH" else "LOW" if value == "LOW" else "MEDIUM"
+
+
+def _href(filters: WorklistFilters, page: int) -> str:
+    query = {name: value for name, value in vars(filters).items() if value and (name, value) != ("sort", "urgency")}
+    if page > 1:
+        query["page"] = str(page)
+    return "/worklist" + (f"?{urlencode(query)}" if query else "")
+
+
+def relative_interval(earlier: datetime, later: datetime) -> str:
+    """ "14 months earlier": dates are shifted, intervals are not."""
+    days = (later - earlier).days
+    if abs(days) < 60:
+        count, unit = abs(days), "day"
+    elif abs(days) < 730:
+        count, unit = round(abs(days) / 30.44), "month"
+    else:
+        count, unit = round(abs(days) / 365.25), "year"
+    return f"{count} {unit}{'' if count == 1 else 's'} {'earlier' if days >= 0 else 'later'}"
