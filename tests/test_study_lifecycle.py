@@ -37,11 +37,11 @@ from worklist.workitem import ProcedureStep, require_step
 def test_one_study_through_all_nine_steps(tmp_path: Path) -> None:
     with gateway_site(tmp_path / "data") as site:
         app = site.app
-        datasets = make_ct_study(instances=3)
+        datasets = make_ct_study(instances=3, number=71)
         # 1. receive: acknowledged means it survives; the bytes come back bit for bit.
         received_study_pk = site.receive(datasets, order={"indication": "Headache.", "question": "", "procedure": "CT head"})
         with app.database.reading() as session:
-            rows = session.exec(select(ReceivedInstance)).all()
+            rows = session.exec(select(ReceivedInstance).where(ReceivedInstance.received_study_pk == received_study_pk)).all()
         assert len(rows) == 3 and all(row.segment_id for row in rows)
         # 2. de-identify: of the same instance, the type that alone may cross.
         _deidentified_by_hand(site, payload_of(datasets[0]), str(datasets[0].SOPClassUID), str(datasets[0].SOPInstanceUID))
@@ -51,7 +51,8 @@ def test_one_study_through_all_nine_steps(tmp_path: Path) -> None:
         assert study_instance_uid == keyed_uid(uid_secret(app.keys, "h1"), str(datasets[0].StudyInstanceUID))
         packs = {name for name, _ in app.vault.pack_names()}
         with app.database.reading() as session:
-            instances = session.exec(select(Instance)).all()
+            study_pk = require_study(session, study_instance_uid).study_pk
+            instances = session.exec(select(Instance).where(Instance.study_pk == study_pk)).all()
         assert len(instances) == 3 and {instance.pack_name for instance in instances} <= packs
         # 4. route
         with app.database.transaction() as session:
@@ -101,19 +102,19 @@ def test_one_study_through_all_nine_steps(tmp_path: Path) -> None:
 
 def test_each_step_twice_comes_out_once(tmp_path: Path) -> None:
     with gateway_site(tmp_path / "data") as site:
-        received_study_pk = site.receive(make_ct_study(instances=2))
+        received_study_pk = site.receive(make_ct_study(instances=2, number=72))
         first = site.process(received_study_pk)
         assert site.process(received_study_pk) == first
         with site.app.database.reading() as session:
-            assert len(session.exec(select(Study)).all()) == 1
-            assert len(session.exec(select(ProcedureStep)).all()) == 1
-            assert len(session.exec(select(Instance)).all()) == 2
+            study_pk = session.exec(select(Study.study_pk).where(Study.study_instance_uid == first)).one()
+            assert len(session.exec(select(ProcedureStep).where(ProcedureStep.study_pk == study_pk)).all()) == 1
+            assert len(session.exec(select(Instance).where(Instance.study_pk == study_pk)).all()) == 2
 
 
 def test_the_prior_of_the_same_patient_links(tmp_path: Path) -> None:
     with gateway_site(tmp_path / "data") as site:
-        prior = site.process(site.receive(make_ct_study(instances=1, number=1, seed=1)))
-        current = site.process(site.receive(make_ct_study(instances=1, number=2, seed=2)))
+        prior = site.process(site.receive(make_ct_study(instances=1, number=73, seed=1)))
+        current = site.process(site.receive(make_ct_study(instances=1, number=74, seed=2)))
         with site.app.database.reading() as session:
             one, two = require_study(session, prior), require_study(session, current)
         assert one.patient_pseudonym == two.patient_pseudonym and one.study_instance_uid != two.study_instance_uid
