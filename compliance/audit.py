@@ -21,9 +21,10 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import JSON, BigInteger, Column, LargeBinary
+from sqlalchemy.exc import DBAPIError
 from sqlmodel import Field, Session, SQLModel, col, select
 
-from compliance.database import UtcDateTime
+from compliance.database import Database, UtcDateTime, is_unique_violation
 from crypto.canonical import canonical_json
 from crypto.errors import IntegrityFailure
 from crypto.merkle import CompactRange, leaf_hash
@@ -208,6 +209,20 @@ def append(session: Session, event: AuditEvent, *, at: datetime) -> AuditReceipt
     session.add(head)
     session.flush()
     return AuditReceipt(entry_index=entry.entry_index, leaf_hash=entry.leaf_hash)
+
+
+def ensure_head(database: Database) -> None:
+    """The row every append locks is there. Made with the schema: two first appends at once would both make it."""
+    with database.reading() as session:
+        if session.get(AuditHead, _HEAD_PK) is not None:
+            return
+    try:
+        with database.transaction() as session:
+            if session.get(AuditHead, _HEAD_PK) is None:
+                session.add(AuditHead(head_pk=_HEAD_PK, size=0, frontier=[]))
+    except DBAPIError as error:
+        if not is_unique_violation(error):
+            raise
 
 
 def leaf_bytes(entry: AuditEntry) -> bytes:

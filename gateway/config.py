@@ -42,6 +42,8 @@ class DicomSettings(_Section):
 class HttpSettings(_Section):
     host: str = "127.0.0.1"
     port: int = 8080
+    #: Who may ask for /metrics.
+    metrics_networks: list[str] = Field(default_factory=lambda: ["127.0.0.0/8", "::1/128"])
     #: How browsers reach it; decides the cookie's Secure flag.
     public_url: str = ""
     tls_certificate: Path | None = None

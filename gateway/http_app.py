@@ -9,11 +9,11 @@ import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from crypto.errors import NotAllowed, ReadgateError
+from crypto.errors import NotAllowed, NotFound, ReadgateError
 from gateway import (
     dicomweb_routes,
     pages_decisions,
@@ -25,8 +25,9 @@ from gateway import (
     pages_registers,
 )
 from gateway.application import Application
+from gateway.metrics import is_metrics_reader, metrics_text
 from gateway.reason_words import refusal_sentence
-from gateway.request_context import SESSION_COOKIE, SESSION_ENDED
+from gateway.request_context import SESSION_COOKIE, SESSION_ENDED, address_of
 from gateway.responses import answer_of, reason_of
 from gateway.viewer_files import find_viewer, viewer_router
 from gateway.web.contexts import ErrorPage
@@ -93,8 +94,12 @@ def _health(request: Request) -> JSONResponse:
     return JSONResponse({"status": "ok"}, headers=_NO_STORE)
 
 
-def _metrics() -> Response:
-    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+def _metrics(request: Request) -> Response:
+    """For the networks the configuration names, loopback by default; to everybody else there is no such page."""
+    application: Application = request.app.state.application
+    if not is_metrics_reader(application, address_of(request)):
+        raise NotFound("no such page")
+    return Response(metrics_text(application), media_type=CONTENT_TYPE_LATEST)
 
 
 def _readgate_error(request: Request, error: Exception) -> Response:

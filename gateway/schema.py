@@ -24,6 +24,7 @@ import reporting.report
 import reporting.report_copy
 import worklist.view_grant
 import worklist.workitem
+from compliance.audit import ensure_head
 from compliance.database import Database
 
 METADATA = SQLModel.metadata
@@ -56,3 +57,4 @@ def alembic_config(database: Database) -> Config:
 def migrate(database: Database) -> None:
     """The database has the newest schema; running it twice, or from two processes at once, is one migration."""
     command.upgrade(alembic_config(database), "head")
+    ensure_head(database)
