@@ -32,7 +32,7 @@ from compliance.crosswalk import study_lookup
 from compliance.order import file_order
 from compliance.study import Study, require_study
 from crypto import passwords
-from crypto.errors import TemporarilyUnable
+from crypto.errors import ReadgateError
 from gateway.application import Application, open_application
 from gateway.config import Settings
 from gateway.demo_site import DemoLogin, HospitalPorts, populate
@@ -75,10 +75,10 @@ class PlainScreener:
 
 @dataclass
 class Outbox:
-    """Takes what is delivered; `is_away` makes every sending fail for now."""
+    """Takes what is delivered, or raises `refusal` instead."""
 
     documents: list[bytes] = field(default_factory=list)
-    is_away: bool = False
+    refusal: ReadgateError | None = None
 
     def store(self, target: object, part10: bytes) -> dict[str, Any]:
         return self._take(part10, {"status": "0000H"})
@@ -87,8 +87,8 @@ class Outbox:
         return self._take(message, {"code": "AA"})
 
     def _take(self, document: bytes, receipt: dict[str, Any]) -> dict[str, Any]:
-        if self.is_away:
-            raise TemporarilyUnable("the peer does not answer")
+        if self.refusal is not None:
+            raise self.refusal
         self.documents.append(document)
         return receipt
 
