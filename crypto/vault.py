@@ -17,6 +17,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,6 +143,22 @@ class Vault:
                 raise IntegrityFailure("the pack's framing is broken")
             yield offset, object_length
             offset += object_length
+
+    def pack_written_at(self, pack_name: str) -> datetime:
+        """When the pack was written, by the store's clock.
+
+        Raises:
+            NotFound: it does not exist.
+            TemporarilyUnable: the store failed.
+        """
+        _check_name(pack_name)
+        try:
+            written: datetime = obstore.head(self._store, pack_name)["last_modified"]
+        except (FileNotFoundError, NotFoundError):
+            raise NotFound("no such pack in the vault") from None
+        except (BaseError, OSError):
+            raise TemporarilyUnable("the vault cannot be read") from None
+        return written
 
     def delete_pack(self, pack_name: str) -> None:
         """The pack is gone. May be called again.

@@ -88,7 +88,7 @@ def otp_command(
     data: DataOption = DEFAULT_DATA,
 ) -> None:
     """The six-digit code of a person of the demonstration, now. A deployment's own codes are in its people's hands alone."""
-    from crypto.passwords import totp_code
+    from crypto.passwords import totp_now
 
     require_data_folder(data)
     path = data / "demo-logins.json"
@@ -97,4 +97,4 @@ def otp_command(
     logins = {entry["principal_id"]: entry for entry in json.loads(path.read_text(encoding="utf-8"))}
     if name not in logins:
         raise BadInput(f"nobody is called {name}; there are {', '.join(sorted(logins))}")
-    typer.echo(totp_code(logins[name]["totp_secret"], datetime.now(UTC)))
+    typer.echo(totp_now(logins[name]["totp_secret"], datetime.now(UTC)))
