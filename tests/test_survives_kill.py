@@ -1,0 +1,189 @@
+"""kill -9 of the whole site at random moments, again and again: what was acknowledged is kept, and every study comes out once.
+
+READGATE_KILLS sets how often (default 6; the torture run kills 50 times).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from sqlmodel import col, select
+
+from compliance.audit import AuditEntry, EventType
+from compliance.audit_checkpoint import keep_checkpoint, verify_log
+from compliance.crosswalk import lookup_secret, study_lookup
+from compliance.quarantine import QuarantineItem, QuarantineState
+from compliance.study import Study
+from crypto.canonical import keyed_digest
+from gateway.application import Application, open_application
+from gateway.config import Settings
+from gateway.fsck import Fsck
+from gateway.processing import original_of, study_key_of
+from gateway.received import ReceivedInstance, ReceivedState, ReceivedStudy, instances_by_lookup
+from tests.site_process import SiteProcess
+from worklist.procedure_step import State
+from worklist.workitem import ProcedureStep
+
+_SENDERS = 4
+_QUIET_SECONDS = 0.8
+_SETTLE_SECONDS = 240.0
+_FINISHED = {ReceivedState.AVAILABLE, ReceivedState.QUARANTINED}
+
+
+@dataclass
+class Ruin:
+    """A site that was killed often, started once more, left to finish, and stopped; and what its senders were told."""
+
+    app: Application
+    acknowledged: list[tuple[str, str, str]]
+    kills: int
+
+
+def _kills(default: int) -> int:
+    return int(os.environ.get("READGATE_KILLS", str(default)))
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(6, marks=pytest.mark.slow), pytest.param(50, marks=pytest.mark.torture)], ids=["few", "many"]
+)
+def ruin(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ruin]:
+    top = tmp_path_factory.mktemp("kills")
+    kills = _kills(request.param)
+    acknowledged = _run_and_kill(top, kills, random.Random(kills))
+    app = open_application(top / "data", settings=Settings.model_validate({"law": {"demo_confirmations": True}}))
+    yield Ruin(app, acknowledged, kills)
+    app.close()
+
+
+def _run_and_kill(top: Path, kills: int, rng: random.Random) -> list[tuple[str, str, str]]:
+    with socket.create_server(("127.0.0.1", 0)) as reserved:
+        port = reserved.getsockname()[1]
+    site, stop = SiteProcess(top / "data", top / "log", plaintext_port=port, quiet_seconds=_QUIET_SECONDS), top / "stop"
+    site.start()
+    site.wait_ready()
+    ledgers = [top / f"ledger-{number}" for number in range(_SENDERS)]
+    senders = [
+        subprocess.Popen([sys.executable, "-m", "tests.kill_sender", str(number + 1), str(port), str(ledger), str(stop)])
+        for number, ledger in enumerate(ledgers)
+    ]
+    try:
+        for _ in range(kills):
+            # Mostly well into the work, sometimes amid the start with its recovery.
+            if rng.random() < 0.75:
+                site.wait_ready()
+            time.sleep(rng.uniform(0.2, 2.5))
+            assert site.is_running, "the site ended by itself"
+            site.kill()
+            site.start()
+        site.wait_ready()
+        stop.touch()
+        for sender in senders:
+            assert sender.wait(150) == 0, "a sender was not served to the end"
+        _settle(top / "data")
+        assert site.stop() == 0
+    finally:
+        for sender in senders:
+            if sender.poll() is None:
+                sender.kill()
+                sender.wait()
+        if site.is_running:
+            site.kill()
+    lines = [line.split() for ledger in ledgers for line in ledger.read_text().splitlines()]
+    return [(study, instance, digest) for study, instance, digest in lines]
+
+
+def _settle(folder: Path) -> None:
+    """Until every received study is on the worklist or in quarantine, and stays so."""
+    app = open_application(folder, settings=Settings.model_validate({"law": {"demo_confirmations": True}}))
+    until, calm = time.monotonic() + _SETTLE_SECONDS, 0
+    states: list[str] = []
+    try:
+        while calm < 3:
+            assert time.monotonic() < until, Counter(states)
+            time.sleep(0.7)
+            with app.database.reading() as session:
+                states = list(session.exec(select(ReceivedStudy.state)).all())
+                routed = set(session.exec(select(ProcedureStep.study_pk)).all())
+                known = set(session.exec(select(Study.study_pk)).all())
+            calm = calm + 1 if set(states) <= _FINISHED and routed == known else 0
+    finally:
+        app.close()
+
+
+def test_every_acknowledged_instance_is_there_bit_exact(ruin: Ruin) -> None:
+    assert len(ruin.acknowledged) > 2 * ruin.kills
+    key = lookup_secret(ruin.app.keys, "h1")
+    lost, changed = [], []
+    for _study, sop_instance_uid, digest in ruin.acknowledged:
+        with ruin.app.database.reading() as session:
+            rows = instances_by_lookup(session, "h1", keyed_digest(key, "instance", sop_instance_uid))
+        kept = [row for row in rows if not row.is_duplicate]
+        if len(kept) != 1:
+            lost.append((sop_instance_uid, len(rows), len(kept)))
+            continue
+        payload = original_of(ruin.app, study_key_of(ruin.app, kept[0].received_study_pk), kept[0]).payload
+        if hashlib.sha256(payload).hexdigest() != digest:
+            changed.append(sop_instance_uid)
+    assert (lost, changed) == ([], [])
+
+
+def test_every_study_came_out_once_on_the_worklist_or_in_quarantine(ruin: Ruin) -> None:
+    lookups = {study_lookup(ruin.app.keys, "h1", study): study for study, _, _ in ruin.acknowledged}
+    with ruin.app.database.reading() as session:
+        received = session.exec(select(ReceivedStudy)).all()
+        steps = session.exec(select(ProcedureStep)).all()
+        studies = session.exec(select(Study)).all()
+        held = session.exec(select(QuarantineItem).where(QuarantineItem.state == QuarantineState.HELD)).all()
+        routed = session.exec(select(AuditEntry.object_id).where(AuditEntry.event_type == EventType.ROUTE)).all()
+    assert {row.study_lookup for row in received} >= set(lookups) and len(received) == len({row.study_lookup for row in received})
+    assert {row.state for row in received} <= _FINISHED
+    available = [row for row in received if row.state == ReceivedState.AVAILABLE]
+    assert available, "some came through"
+    assert sorted(row.study_instance_uid or "" for row in available) == sorted(study.study_instance_uid for study in studies)
+    assert Counter(step.study_pk for step in steps) == {study.study_pk: 1 for study in studies}
+    assert {step.state for step in steps} == {State.SCHEDULED}
+    assert sorted(map(str, routed)) == sorted(step.procedure_step_uid for step in steps)
+    quarantined = {row.received_study_pk for row in received if row.state == ReceivedState.QUARANTINED}
+    assert Counter(item.received_study_pk for item in held) == dict.fromkeys(quarantined, 1)
+
+
+def test_studies_on_the_worklist_have_all_their_instances(ruin: Ruin) -> None:
+    sent = Counter(study_lookup(ruin.app.keys, "h1", study) for study, _, _ in ruin.acknowledged)
+    with ruin.app.database.reading() as session:
+        for row in session.exec(select(ReceivedStudy).where(ReceivedStudy.state == ReceivedState.AVAILABLE)).all():
+            study = session.exec(select(Study).where(Study.study_instance_uid == row.study_instance_uid)).one()
+            rows = session.exec(
+                select(ReceivedInstance).where(
+                    ReceivedInstance.received_study_pk == row.received_study_pk, col(ReceivedInstance.is_duplicate).is_(False)
+                )
+            ).all()
+            # One that arrived when the answer was lost may be there without being in the ledger; it was sent again.
+            assert study.instance_count == row.instance_count == len(rows) >= sent[row.study_lookup] > 0
+
+
+def test_audit_log_verifies(ruin: Ruin) -> None:
+    keep_checkpoint(ruin.app.database, ruin.app.log_signer, now=ruin.app.now())
+    with ruin.app.database.reading() as session:
+        verified = verify_log(session, ruin.app.log_signer.public_key)
+    assert verified.is_sound and verified.size > 100, verified.findings
+
+
+def test_fsck_finds_no_damage(ruin: Ruin) -> None:
+    report = Fsck(ruin.app, is_alone=True).run(deep=True)
+    findings = [one for one in report.findings if one.kind not in _LEFT_BY_A_CRASH]
+    assert findings == []
+
+
+#: What fsck names after a crash and what nothing points at: packs whose rows were never committed, keys nothing was sealed under.
+_LEFT_BY_A_CRASH = {"orphan_pack", "shred_key_without_study"}
