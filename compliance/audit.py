@@ -88,6 +88,7 @@ class EventType(StrEnum):
     SHRED = "RG_SHRED"
     REFUSED = "RG_REFUSED"
     AMENDED = "RG_AMENDED"
+    REMIND = "RG_REMIND"
     LOG_READ = "RG_LOG_READ"
     LOG_VERIFIED = "RG_LOG_VERIFIED"
 

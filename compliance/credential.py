@@ -89,6 +89,12 @@ class Consent(SQLModel, table=True):
     version: int
     given_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     withdrawn_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    #: None: without an end.
+    expires_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    #: To whom, for what and until when it extends (compliance/consent_terms.py); None: to every read.
+    terms: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+    #: Digest of the FHIR resource it was imported from.
+    document_digest: str | None = None
     recorded_at: datetime = Field(sa_type=UtcDateTime)
 
 

@@ -50,6 +50,11 @@ class Study(SQLModel, table=True):
     #: Cleaned order text (indication, question), sealed under the study's key.
     order_text_sealed: bytes | None = Field(default=None, sa_column=Column(LargeBinary))
     provenance: str = "HOSPITAL"
+    #: Who pays, where the order says; None: as the hospital's payer.
+    payer_kind: str | None = None
+    #: Where the ciphertext and its keys were when the study was written (ISO 3166-1).
+    storage_country: str | None = None
+    keys_country: str | None = None
     id_class: str = "PSEUDONYMISED"
     manifest_digest: str
     instance_count: int

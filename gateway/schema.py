@@ -10,13 +10,21 @@ from sqlmodel import SQLModel
 
 # Every module that owns rows: importing it is what registers them.
 import compliance.audit
+import compliance.counters
 import compliance.credential
 import compliance.crosswalk
+import compliance.decision_clock
 import compliance.decision_log
+import compliance.emergency_access
+import compliance.evidence_document
 import compliance.hospital
+import compliance.law_in_force
 import compliance.order
+import compliance.patient_status
 import compliance.principal
+import compliance.privacy_review
 import compliance.quarantine
+import compliance.reminders
 import compliance.study
 import gateway.received
 import reporting.delivery_queue
@@ -30,13 +38,21 @@ from compliance.database import Database
 METADATA = SQLModel.metadata
 _OWNERS = (
     compliance.audit,
+    compliance.counters,
     compliance.credential,
     compliance.crosswalk,
+    compliance.decision_clock,
     compliance.decision_log,
+    compliance.emergency_access,
+    compliance.evidence_document,
     compliance.hospital,
+    compliance.law_in_force,
     compliance.order,
+    compliance.patient_status,
     compliance.principal,
+    compliance.privacy_review,
     compliance.quarantine,
+    compliance.reminders,
     compliance.study,
     gateway.received,
     reporting.delivery_queue,

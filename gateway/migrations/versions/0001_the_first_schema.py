@@ -81,6 +81,11 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f('ix_decision_reader_id'), ['reader_id'], unique=False)
         batch_op.create_index(batch_op.f('ix_decision_study_instance_uid'), ['study_instance_uid'], unique=False)
 
+    op.create_table('decision_clock',
+    sa.Column('clock_pk', sa.Integer(), nullable=False),
+    sa.Column('decided_at', compliance.database.UtcDateTime(timezone=True), nullable=False),
+    sa.PrimaryKeyConstraint('clock_pk', name=op.f('pk_decision_clock'))
+    )
     op.create_table('employer',
     sa.Column('employer_id', sqlmodel.sql.sqltypes.AutoString(length=64), nullable=False),
     sa.Column('name', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
@@ -121,6 +126,34 @@ def upgrade() -> None:
     sa.Column('created_at', compliance.database.UtcDateTime(timezone=True), nullable=False),
     sa.PrimaryKeyConstraint('hospital_id', name=op.f('pk_hospital'))
     )
+    op.create_table('law_in_force',
+    sa.Column('law_pk', sa.Integer(), nullable=False),
+    sa.Column('bundle', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('version', sa.Integer(), nullable=False),
+    sa.Column('manifest_digest', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('law_digest', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('confirmed_by', sa.JSON(), nullable=False),
+    sa.Column('in_force_from', compliance.database.UtcDateTime(timezone=True), nullable=False),
+    sa.PrimaryKeyConstraint('law_pk', name=op.f('pk_law_in_force'))
+    )
+    op.create_table('reminder',
+    sa.Column('reminder_pk', sa.Integer(), nullable=False),
+    sa.Column('subject_kind', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('subject_id', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('threshold_days', sa.Integer(), nullable=False),
+    sa.Column('subject', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('reader_id', sqlmodel.sql.sqltypes.AutoString(), nullable=True),
+    sa.Column('parties', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('ends_at', compliance.database.UtcDateTime(timezone=True), nullable=False),
+    sa.Column('reminded_at', compliance.database.UtcDateTime(timezone=True), nullable=False),
+    sa.Column('seen_at', compliance.database.UtcDateTime(timezone=True), nullable=True),
+    sa.Column('seen_by', sqlmodel.sql.sqltypes.AutoString(), nullable=True),
+    sa.PrimaryKeyConstraint('reminder_pk', name=op.f('pk_reminder')),
+    sa.UniqueConstraint('subject_kind', 'subject_id', 'threshold_days', name=op.f('uq_reminder_subject_kind'))
+    )
+    with op.batch_alter_table('reminder', schema=None) as batch_op:
+        batch_op.create_index(batch_op.f('ix_reminder_reminded_at'), ['reminded_at'], unique=False)
+
     op.create_table('consent',
     sa.Column('consent_pk', sa.Integer(), nullable=False),
     sa.Column('hospital_id', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
@@ -130,12 +163,29 @@ def upgrade() -> None:
     sa.Column('version', sa.Integer(), nullable=False),
     sa.Column('given_at', compliance.database.UtcDateTime(timezone=True), nullable=True),
     sa.Column('withdrawn_at', compliance.database.UtcDateTime(timezone=True), nullable=True),
+    sa.Column('expires_at', compliance.database.UtcDateTime(timezone=True), nullable=True),
+    sa.Column('terms', sa.JSON(none_as_null=True), nullable=True),
+    sa.Column('document_digest', sqlmodel.sql.sqltypes.AutoString(), nullable=True),
     sa.Column('recorded_at', compliance.database.UtcDateTime(timezone=True), nullable=False),
     sa.ForeignKeyConstraint(['hospital_id'], ['hospital.hospital_id'], name=op.f('fk_consent_hospital_id_hospital')),
     sa.PrimaryKeyConstraint('consent_pk', name=op.f('pk_consent'))
     )
     with op.batch_alter_table('consent', schema=None) as batch_op:
         batch_op.create_index(batch_op.f('ix_consent_patient_pseudonym'), ['patient_pseudonym'], unique=False)
+
+    op.create_table('counted_person',
+    sa.Column('hospital_id', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('employer_id', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('kind', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('person_digest', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('first_at', compliance.database.UtcDateTime(timezone=True), nullable=False),
+    sa.Column('last_at', compliance.database.UtcDateTime(timezone=True), nullable=False),
+    sa.ForeignKeyConstraint(['employer_id'], ['employer.employer_id'], name=op.f('fk_counted_person_employer_id_employer')),
+    sa.ForeignKeyConstraint(['hospital_id'], ['hospital.hospital_id'], name=op.f('fk_counted_person_hospital_id_hospital')),
+    sa.PrimaryKeyConstraint('hospital_id', 'employer_id', 'kind', 'person_digest', name=op.f('pk_counted_person'))
+    )
+    with op.batch_alter_table('counted_person', schema=None) as batch_op:
+        batch_op.create_index('ix_counted_person_scope', ['hospital_id', 'kind', 'employer_id', 'last_at'], unique=False)
 
     op.create_table('dicom_peer',
     sa.Column('calling_ae_title', sqlmodel.sql.sqltypes.AutoString(length=16), nullable=False),
@@ -148,6 +198,13 @@ def upgrade() -> None:
     with op.batch_alter_table('dicom_peer', schema=None) as batch_op:
         batch_op.create_index(batch_op.f('ix_dicom_peer_hospital_id'), ['hospital_id'], unique=False)
 
+    op.create_table('evidence_document',
+    sa.Column('evidence_id', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('sealed', sa.LargeBinary(), nullable=False),
+    sa.Column('kept_at', compliance.database.UtcDateTime(timezone=True), nullable=False),
+    sa.ForeignKeyConstraint(['evidence_id'], ['evidence.evidence_id'], name=op.f('fk_evidence_document_evidence_id_evidence')),
+    sa.PrimaryKeyConstraint('evidence_id', name=op.f('pk_evidence_document'))
+    )
     op.create_table('imaging_order',
     sa.Column('order_lookup', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
     sa.Column('hospital_id', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
@@ -175,6 +232,21 @@ def upgrade() -> None:
     )
     with op.batch_alter_table('patient_link', schema=None) as batch_op:
         batch_op.create_index(batch_op.f('ix_patient_link_hospital_id'), ['hospital_id'], unique=False)
+
+    op.create_table('patient_status',
+    sa.Column('status_pk', sa.Integer(), nullable=False),
+    sa.Column('hospital_id', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('patient_pseudonym', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('is_us_person', sa.Boolean(), nullable=True),
+    sa.Column('can_consent', sa.Boolean(), nullable=True),
+    sa.Column('stated_by', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('recorded_at', compliance.database.UtcDateTime(timezone=True), nullable=False),
+    sa.ForeignKeyConstraint(['hospital_id'], ['hospital.hospital_id'], name=op.f('fk_patient_status_hospital_id_hospital')),
+    sa.PrimaryKeyConstraint('status_pk', name=op.f('pk_patient_status'))
+    )
+    with op.batch_alter_table('patient_status', schema=None) as batch_op:
+        batch_op.create_index(batch_op.f('ix_patient_status_hospital_id'), ['hospital_id'], unique=False)
+        batch_op.create_index(batch_op.f('ix_patient_status_patient_pseudonym'), ['patient_pseudonym'], unique=False)
 
     op.create_table('principal',
     sa.Column('principal_id', sqlmodel.sql.sqltypes.AutoString(length=64), nullable=False),
@@ -270,6 +342,9 @@ def upgrade() -> None:
     sa.Column('priority', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
     sa.Column('order_text_sealed', sa.LargeBinary(), nullable=True),
     sa.Column('provenance', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('payer_kind', sqlmodel.sql.sqltypes.AutoString(), nullable=True),
+    sa.Column('storage_country', sqlmodel.sql.sqltypes.AutoString(), nullable=True),
+    sa.Column('keys_country', sqlmodel.sql.sqltypes.AutoString(), nullable=True),
     sa.Column('id_class', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
     sa.Column('manifest_digest', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
     sa.Column('instance_count', sa.Integer(), nullable=False),
@@ -426,6 +501,33 @@ def upgrade() -> None:
     with op.batch_alter_table('credential', schema=None) as batch_op:
         batch_op.create_index(batch_op.f('ix_credential_reader_id'), ['reader_id'], unique=False)
 
+    op.create_table('emergency_access',
+    sa.Column('access_pk', sa.Integer(), nullable=False),
+    sa.Column('hospital_id', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('patient_pseudonym', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('study_instance_uid', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('procedure_step_uid', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('reader_id', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('reason_code', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('text', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('requested_by', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('can_patient_consent', sa.Boolean(), nullable=False),
+    sa.Column('decision_digest', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('started_at', compliance.database.UtcDateTime(timezone=True), nullable=False),
+    sa.Column('ended_at', compliance.database.UtcDateTime(timezone=True), nullable=True),
+    sa.Column('end_reason', sqlmodel.sql.sqltypes.AutoString(), nullable=True),
+    sa.ForeignKeyConstraint(['hospital_id'], ['hospital.hospital_id'], name=op.f('fk_emergency_access_hospital_id_hospital')),
+    sa.ForeignKeyConstraint(['reader_id'], ['reader.reader_id'], name=op.f('fk_emergency_access_reader_id_reader')),
+    sa.PrimaryKeyConstraint('access_pk', name=op.f('pk_emergency_access'))
+    )
+    with op.batch_alter_table('emergency_access', schema=None) as batch_op:
+        batch_op.create_index(batch_op.f('ix_emergency_access_hospital_id'), ['hospital_id'], unique=False)
+        batch_op.create_index(batch_op.f('ix_emergency_access_patient_pseudonym'), ['patient_pseudonym'], unique=False)
+        batch_op.create_index(batch_op.f('ix_emergency_access_procedure_step_uid'), ['procedure_step_uid'], unique=False)
+        batch_op.create_index(batch_op.f('ix_emergency_access_reader_id'), ['reader_id'], unique=False)
+        batch_op.create_index(batch_op.f('ix_emergency_access_started_at'), ['started_at'], unique=False)
+        batch_op.create_index(batch_op.f('ix_emergency_access_study_instance_uid'), ['study_instance_uid'], unique=False)
+
     op.create_table('instance',
     sa.Column('sop_instance_uid', sqlmodel.sql.sqltypes.AutoString(length=64), nullable=False),
     sa.Column('series_pk', sa.Integer(), nullable=False),
@@ -449,6 +551,50 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f('ix_instance_pack_name'), ['pack_name'], unique=False)
         batch_op.create_index(batch_op.f('ix_instance_series_pk'), ['series_pk'], unique=False)
         batch_op.create_index(batch_op.f('ix_instance_study_pk'), ['study_pk'], unique=False)
+
+    op.create_table('privacy_notice',
+    sa.Column('notice_pk', sa.Integer(), nullable=False),
+    sa.Column('hospital_id', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('reader_id', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('study_instance_uid', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('procedure_step_uid', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('decision_digest', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('subject', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('noted_at', compliance.database.UtcDateTime(timezone=True), nullable=False),
+    sa.Column('seen_at', compliance.database.UtcDateTime(timezone=True), nullable=True),
+    sa.Column('seen_by', sqlmodel.sql.sqltypes.AutoString(), nullable=True),
+    sa.ForeignKeyConstraint(['hospital_id'], ['hospital.hospital_id'], name=op.f('fk_privacy_notice_hospital_id_hospital')),
+    sa.ForeignKeyConstraint(['reader_id'], ['reader.reader_id'], name=op.f('fk_privacy_notice_reader_id_reader')),
+    sa.PrimaryKeyConstraint('notice_pk', name=op.f('pk_privacy_notice')),
+    sa.UniqueConstraint('procedure_step_uid', name=op.f('uq_privacy_notice_procedure_step_uid'))
+    )
+    with op.batch_alter_table('privacy_notice', schema=None) as batch_op:
+        batch_op.create_index(batch_op.f('ix_privacy_notice_hospital_id'), ['hospital_id'], unique=False)
+        batch_op.create_index(batch_op.f('ix_privacy_notice_noted_at'), ['noted_at'], unique=False)
+        batch_op.create_index(batch_op.f('ix_privacy_notice_reader_id'), ['reader_id'], unique=False)
+
+    op.create_table('privacy_review',
+    sa.Column('review_pk', sa.Integer(), nullable=False),
+    sa.Column('hospital_id', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('reader_id', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('study_instance_uid', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('procedure_step_uid', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('decision_digest', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('opened_at', compliance.database.UtcDateTime(timezone=True), nullable=False),
+    sa.Column('due_at', compliance.database.UtcDateTime(timezone=True), nullable=False),
+    sa.Column('settled_at', compliance.database.UtcDateTime(timezone=True), nullable=True),
+    sa.Column('settled_by', sqlmodel.sql.sqltypes.AutoString(), nullable=True),
+    sa.Column('verdict', sqlmodel.sql.sqltypes.AutoString(), nullable=True),
+    sa.Column('note', sqlmodel.sql.sqltypes.AutoString(), nullable=True),
+    sa.ForeignKeyConstraint(['hospital_id'], ['hospital.hospital_id'], name=op.f('fk_privacy_review_hospital_id_hospital')),
+    sa.ForeignKeyConstraint(['reader_id'], ['reader.reader_id'], name=op.f('fk_privacy_review_reader_id_reader')),
+    sa.PrimaryKeyConstraint('review_pk', name=op.f('pk_privacy_review')),
+    sa.UniqueConstraint('procedure_step_uid', name=op.f('uq_privacy_review_procedure_step_uid'))
+    )
+    with op.batch_alter_table('privacy_review', schema=None) as batch_op:
+        batch_op.create_index(batch_op.f('ix_privacy_review_due_at'), ['due_at'], unique=False)
+        batch_op.create_index(batch_op.f('ix_privacy_review_hospital_id'), ['hospital_id'], unique=False)
+        batch_op.create_index(batch_op.f('ix_privacy_review_reader_id'), ['reader_id'], unique=False)
 
     op.create_table('procedure_step',
     sa.Column('procedure_step_uid', sqlmodel.sql.sqltypes.AutoString(length=64), nullable=False),
@@ -628,12 +774,33 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f('ix_procedure_step_claiming_reader_id'))
 
     op.drop_table('procedure_step')
+    with op.batch_alter_table('privacy_review', schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f('ix_privacy_review_reader_id'))
+        batch_op.drop_index(batch_op.f('ix_privacy_review_hospital_id'))
+        batch_op.drop_index(batch_op.f('ix_privacy_review_due_at'))
+
+    op.drop_table('privacy_review')
+    with op.batch_alter_table('privacy_notice', schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f('ix_privacy_notice_reader_id'))
+        batch_op.drop_index(batch_op.f('ix_privacy_notice_noted_at'))
+        batch_op.drop_index(batch_op.f('ix_privacy_notice_hospital_id'))
+
+    op.drop_table('privacy_notice')
     with op.batch_alter_table('instance', schema=None) as batch_op:
         batch_op.drop_index(batch_op.f('ix_instance_study_pk'))
         batch_op.drop_index(batch_op.f('ix_instance_series_pk'))
         batch_op.drop_index(batch_op.f('ix_instance_pack_name'))
 
     op.drop_table('instance')
+    with op.batch_alter_table('emergency_access', schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f('ix_emergency_access_study_instance_uid'))
+        batch_op.drop_index(batch_op.f('ix_emergency_access_started_at'))
+        batch_op.drop_index(batch_op.f('ix_emergency_access_reader_id'))
+        batch_op.drop_index(batch_op.f('ix_emergency_access_procedure_step_uid'))
+        batch_op.drop_index(batch_op.f('ix_emergency_access_patient_pseudonym'))
+        batch_op.drop_index(batch_op.f('ix_emergency_access_hospital_id'))
+
+    op.drop_table('emergency_access')
     with op.batch_alter_table('credential', schema=None) as batch_op:
         batch_op.drop_index(batch_op.f('ix_credential_reader_id'))
 
@@ -690,6 +857,11 @@ def downgrade() -> None:
 
     op.drop_table('quarantine_item')
     op.drop_table('principal')
+    with op.batch_alter_table('patient_status', schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f('ix_patient_status_patient_pseudonym'))
+        batch_op.drop_index(batch_op.f('ix_patient_status_hospital_id'))
+
+    op.drop_table('patient_status')
     with op.batch_alter_table('patient_link', schema=None) as batch_op:
         batch_op.drop_index(batch_op.f('ix_patient_link_hospital_id'))
 
@@ -698,20 +870,31 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f('ix_imaging_order_hospital_id'))
 
     op.drop_table('imaging_order')
+    op.drop_table('evidence_document')
     with op.batch_alter_table('dicom_peer', schema=None) as batch_op:
         batch_op.drop_index(batch_op.f('ix_dicom_peer_hospital_id'))
 
     op.drop_table('dicom_peer')
+    with op.batch_alter_table('counted_person', schema=None) as batch_op:
+        batch_op.drop_index('ix_counted_person_scope')
+
+    op.drop_table('counted_person')
     with op.batch_alter_table('consent', schema=None) as batch_op:
         batch_op.drop_index(batch_op.f('ix_consent_patient_pseudonym'))
 
     op.drop_table('consent')
+    with op.batch_alter_table('reminder', schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f('ix_reminder_reminded_at'))
+
+    op.drop_table('reminder')
+    op.drop_table('law_in_force')
     op.drop_table('hospital')
     with op.batch_alter_table('evidence', schema=None) as batch_op:
         batch_op.drop_index(batch_op.f('ix_evidence_evidence_type'))
 
     op.drop_table('evidence')
     op.drop_table('employer')
+    op.drop_table('decision_clock')
     with op.batch_alter_table('decision', schema=None) as batch_op:
         batch_op.drop_index(batch_op.f('ix_decision_study_instance_uid'))
         batch_op.drop_index(batch_op.f('ix_decision_reader_id'))
