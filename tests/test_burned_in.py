@@ -133,6 +133,13 @@ def test_ct_that_hints_at_a_screen_save_is_looked_at(attributes: dict[str, Any])
     assert screen_pixels(dataset, IDENTITY, named()).outcome == "CLEANED"
 
 
+@pytest.mark.parametrize("description", ["STD BRAIN 1MM, iDose", "Thorax LOW DOSE 1.0", "LUNG SCREENING"])
+def test_axial_ct_named_after_its_protocol_passes_unseen(description: str) -> None:
+    image_type = ["ORIGINAL", "PRIMARY", "AXIAL"]
+    dataset = make_image(ground(), sop_class_uid=CT, modality="CT", ImageType=image_type, SeriesDescription=description)
+    assert pixel_risk(dataset, []) is None
+
+
 @pytest.mark.parametrize("image_type", [["DERIVED", "SECONDARY", "MPR"], ["DERIVED", "SECONDARY", "AXIAL"]])
 def test_reformatted_ct_passes_unseen(image_type: list[str]) -> None:
     assert pixel_risk(make_image(ground(), sop_class_uid=CT, modality="CT", ImageType=image_type), []) is None
