@@ -30,6 +30,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.dicom_load import CALLED_AE_TITLE, WORKS, Work, payloads, run_load
+from bench.ingest_servers import prepare_readgate
 
 PAUSE_SECONDS = 1.0
 SERVERS = Path(__file__).with_name("ingest_servers.py")
@@ -52,8 +53,7 @@ def main() -> None:
 
 def _compare(work: Work, instances: Sequence[tuple[str, bytes]], associations: int, arguments: argparse.Namespace) -> dict[str, object]:
     """Medians of instances per second of every receiver, and of the disk's limit."""
-    peers = ["readgate", "storescp", "orthanc", "pynetdicom"]
-    peers = [each for each in peers if _program(each) is not None]
+    peers = [each for each in arguments.peers.split(",") if _program(each) is not None]
     rates: dict[str, list[float]] = {each: [] for each in (*peers, "limit")}
     p99: list[float] = []
     for round_number in range(arguments.rounds):
@@ -102,7 +102,9 @@ def _server(peer: str, directory: Path, receivers: int) -> Iterator[tuple[str, i
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    processes = [_start(peer, port, directory / str(number)) for number in range(receivers if peer == "readgate" else 1)]
+    if peer == "readgate":
+        prepare_readgate(directory)
+    processes = [_start(peer, port, directory) for _ in range(receivers if peer == "readgate" else 1)]
     try:
         _wait_for(port, processes[0])
         yield "127.0.0.1", port
@@ -114,7 +116,6 @@ def _server(peer: str, directory: Path, receivers: int) -> Iterator[tuple[str, i
 
 
 def _start(peer: str, port: int, directory: Path) -> subprocess.Popen[bytes]:
-    directory.mkdir()
     program = _program(peer)
     assert program is not None
     if peer in ("readgate", "pynetdicom"):
@@ -177,6 +178,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--share", type=float, default=1.0, help="share of the full number of instances")
     parser.add_argument("--receivers", type=int, default=1, help="our processes on the one port")
     parser.add_argument("--directory", type=Path, default=Path.cwd(), help="where the stores are made: the disk that is measured")
+    parser.add_argument("--peers", default="readgate,storescp,orthanc,pynetdicom")
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
 

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -28,6 +27,7 @@ from compliance.hospital import DicomPeer
 from crypto.canonical import keyed_digest
 from crypto.errors import RefusedContent, TemporarilyUnable
 from crypto.keys import KeyStore
+from crypto.payload_digest import PayloadDigestKey
 from crypto.spool import FramePosition, SegmentWriter, Spool
 from gateway import dimse_responses as dimse
 from gateway.header_scan import HeaderFacts, scan_header
@@ -64,9 +64,10 @@ class IntakeSession:
 
     hospital_id: str
     sender: str
+    lookup_key: bytes
+    digest_key: PayloadDigestKey
     segment: SegmentWriter | None = None
     instances: int = 0
-    lookup_key: bytes = b""
     facts: dict[str, str | int] = field(default_factory=dict)
 
 
@@ -167,9 +168,8 @@ class GatewayIntake:
     # -- also for uploads that come another way
 
     def session(self, hospital_id: str, sender: str, facts: dict[str, str | int]) -> IntakeSession:
-        return IntakeSession(
-            hospital_id=hospital_id, sender=sender, lookup_key=lookup_secret(self.keys, hospital_id), facts={"sender": sender, **facts}
-        )
+        secret = lookup_secret(self.keys, hospital_id)
+        return IntakeSession(hospital_id, sender, secret, PayloadDigestKey(secret), facts={"sender": sender, **facts})
 
     def close(self, session: IntakeSession) -> None:
         if session.segment is not None:
@@ -258,7 +258,7 @@ def receive_instance(intake: GatewayIntake, session: IntakeSession, head: Instan
     """
     facts = checked_header(head, parts)
     intake.require_room(session)
-    digest = hashlib.blake2b(key=session.lookup_key, digest_size=20)
+    digest = session.digest_key.begin()
     for part in parts:
         digest.update(part)
     header = intake.frame_header(session, head, facts, sum(part.nbytes for part in parts), digest.hexdigest())
@@ -287,7 +287,7 @@ class LargeIntake:
     def __init__(self, intake: GatewayIntake, session: IntakeSession, head: InstanceHead) -> None:
         self._intake, self._session, self._head = intake, session, head
         self._facts: HeaderFacts | None = None
-        self._digest = hashlib.blake2b(key=session.lookup_key, digest_size=20)
+        self._digest = session.digest_key.begin()
         self._bytes = 0
         self._pieces: list[list[int]] = []
         intake.require_room(session)

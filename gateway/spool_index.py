@@ -6,26 +6,28 @@ writes the row; a row that is there already is left alone (unique by segment and
 
 from __future__ import annotations
 
-import queue
 import threading
+from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import structlog
+from sqlalchemy import insert
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
-from sqlmodel import Session, select
+from sqlmodel import Session, col, select
 
 from compliance import audit
 from compliance.database import Database, is_unique_violation
 from crypto.errors import IntegrityFailure, NotFound, ReadgateError, TemporarilyUnable
 from crypto.spool import FramePosition, Spool
-from gateway.received import ReceivedInstance, ReceivedState, ReceivedStudy, instances_by_lookup
+from gateway.received import ReceivedInstance, ReceivedState, ReceivedStudy
 
 log = structlog.get_logger()
 _BATCH_MAX = 2000
-_LINGER_SECONDS = 0.2
+#: Rows follow their frames by this much, so that a batch is worth its commit.
+_LINGER_SECONDS = 0.25
 ACTOR = "readgate/receive"
 
 
@@ -42,24 +44,40 @@ class SpoolIndex:
 
     def __init__(self, database: Database, spool: Spool) -> None:
         self._database, self._spool = database, spool
-        self._frames: queue.SimpleQueue[SpooledFrame | threading.Event | None] = queue.SimpleQueue()
+        #: Appended to without a lock by every association; taken from by the one thread.
+        self._frames: deque[SpooledFrame] = deque()
+        self._waiters: list[threading.Event] = []
+        self._lock = threading.Lock()
+        self._is_stopping = False
+        #: Set when there is something to do, and when it must not wait.
+        self._wake, self._hurry = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="spool-index", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def add(self, frame: SpooledFrame) -> None:
-        self._frames.put(frame)
+        """The frame gets its row soon. Costs the caller nothing: the thread is woken once for a batch, not for a frame."""
+        self._frames.append(frame)
+        if not self._wake.is_set():
+            self._wake.set()
 
     def flush(self, timeout_seconds: float = 30.0) -> bool:
-        """Every frame added before this call has its row when this returns True."""
+        """Every frame added before this call has its row, or was given up and named in the log, when this returns True."""
         done = threading.Event()
-        self._frames.put(done)
+        with self._lock:
+            self._waiters.append(done)
+        self._hurry.set()
+        self._wake.set()
         return done.wait(timeout_seconds)
 
     def stop(self) -> None:
-        self._frames.put(None)
-        self._thread.join(timeout=60)
+        """What was added has its row; the thread ends. A frame that could not be written is found by the next `recover`."""
+        self._is_stopping = True
+        self._hurry.set()
+        self._wake.set()
+        if self._thread.ident is not None:
+            self._thread.join(timeout=60)
 
     def recover(self, *, now: datetime) -> int:
         """Frames of segments nobody writes any more, and that have no row, get one; how many."""
@@ -100,39 +118,35 @@ class SpoolIndex:
                 found.append(SpooledFrame(position, header))
 
     def _run(self) -> None:
-        is_stopping = False
-        while not is_stopping:
-            batch: list[SpooledFrame] = []
-            waiters: list[threading.Event] = []
-            is_stopping = self._collect(batch, waiters)
-            self._write(batch)
+        while True:
+            self._wake.wait()
+            self._hurry.wait(_LINGER_SECONDS)
+            # Cleared before the frames are taken: one added from here on sets it again.
+            self._wake.clear()
+            self._hurry.clear()
+            with self._lock:
+                waiters, self._waiters = self._waiters, []
+            is_stopping = self._is_stopping
+            while batch := self._taken():
+                self._write(batch)
             for waiter in waiters:
                 waiter.set()
+            if is_stopping:
+                return
 
-    def _collect(self, batch: list[SpooledFrame], waiters: list[threading.Event]) -> bool:
-        """Fill a batch; True when the index is to stop after it."""
-        item = self._frames.get()
-        while True:
-            if item is None:
-                return True
-            if isinstance(item, threading.Event):
-                waiters.append(item)
-                return False
-            batch.append(item)
-            if len(batch) >= _BATCH_MAX:
-                return False
-            try:
-                item = self._frames.get(timeout=_LINGER_SECONDS)
-            except queue.Empty:
-                return False
+    def _taken(self) -> list[SpooledFrame]:
+        return [self._frames.popleft() for _ in range(min(len(self._frames), _BATCH_MAX))]
 
     def _write(self, batch: list[SpooledFrame]) -> None:
         delay = 0.1
-        while batch:
+        while True:
             try:
                 index_frames(self._database, batch)
                 return
             except TemporarilyUnable:
+                if self._is_stopping:
+                    log.error("spool_index_left_behind", instances=len(batch))
+                    return
                 # The frames are safe in the spool; only their finding waits. A process that ends here recovers at its next start.
                 log.warning("spool_index_waits", instances=len(batch))
                 threading.Event().wait(delay)
@@ -157,16 +171,31 @@ def index_frames(database: Database, frames: Sequence[SpooledFrame]) -> None:
 
 
 def _index_frames(database: Database, frames: Sequence[SpooledFrame]) -> None:
+    # A handful of statements for a batch, whatever its size and whatever is stored: every one of them finds its rows by an index.
     with database.transaction() as session:
-        counts: dict[int, int] = {}
-        hospital_of: dict[int, str] = {}
-        for frame in frames:
-            study = _study_of(session, frame)
+        standing = _standing_positions(session, frames)
+        fresh = [frame for frame in frames if (frame.position.segment_id, frame.position.offset) not in standing]
+        if not fresh:
+            return
+        studies = _studies_of(session, fresh)
+        same_uid = _kept_under(session, fresh)
+        rows, added = [], Counter[int]()
+        for frame in fresh:
+            study = studies[_study_key(frame)]
             assert study.received_study_pk is not None
-            if _add_instance(session, study, frame):
-                counts[study.received_study_pk] = counts.get(study.received_study_pk, 0) + 1
-                hospital_of[study.received_study_pk] = study.hospital_id
-        for received_study_pk, count in counts.items():
+            study.last_at = max(study.last_at, _received_at(frame))
+            earlier = same_uid[_instance_key(frame)]
+            mine = (study.received_study_pk, str(frame.header["payload_digest"]))
+            is_duplicate = mine in earlier
+            rows.append(_row(study, frame, is_duplicate=is_duplicate, is_conflicting=bool(earlier) and not is_duplicate))
+            added[study.received_study_pk] += 1
+            if not is_duplicate:
+                earlier.add(mine)
+                _count_in(study)
+        session.execute(insert(ReceivedInstance), rows)
+        session.add_all(studies.values())
+        hospital_of = {study.received_study_pk: study.hospital_id for study in studies.values()}
+        for received_study_pk, count in added.items():
             audit.append(
                 session,
                 audit.AuditEvent(
@@ -178,65 +207,92 @@ def _index_frames(database: Database, frames: Sequence[SpooledFrame]) -> None:
                     object_id=f"received/{received_study_pk}",
                     detail={"instances": count},
                 ),
-                at=_received_at(frame),
+                at=_received_at(fresh[-1]),
             )
 
 
-def _study_of(session: Session, frame: SpooledFrame) -> ReceivedStudy:
-    header, at = frame.header, _received_at(frame)
-    study = session.exec(
-        select(ReceivedStudy)
-        .where(ReceivedStudy.hospital_id == header["hospital_id"], ReceivedStudy.study_lookup == header["study_lookup"])
-        .with_for_update()
-    ).first()
-    if study is None:
-        study = ReceivedStudy(hospital_id=header["hospital_id"], study_lookup=header["study_lookup"], first_at=at, last_at=at)
-    study.last_at = max(study.last_at, at)
-    session.add(study)
+def _standing_positions(session: Session, frames: Sequence[SpooledFrame]) -> set[tuple[str, int]]:
+    """The frames that have their row already, after a commit whose answer was lost."""
+    offsets: dict[str, list[int]] = defaultdict(list)
+    for frame in frames:
+        offsets[frame.position.segment_id].append(frame.position.offset)
+    found: set[tuple[str, int]] = set()
+    for segment_id, own in offsets.items():
+        statement = select(ReceivedInstance.frame_offset).where(
+            ReceivedInstance.segment_id == segment_id, col(ReceivedInstance.frame_offset).between(min(own), max(own))
+        )
+        found.update((segment_id, offset) for offset in session.exec(statement).all())
+    return found
+
+
+def _studies_of(session: Session, frames: Sequence[SpooledFrame]) -> dict[tuple[str, str], ReceivedStudy]:
+    """The studies of the frames, by hospital and digest, locked or made."""
+    first = {_study_key(frame): _received_at(frame) for frame in reversed(frames)}
+    studies: dict[tuple[str, str], ReceivedStudy] = {}
+    # In one order everywhere: two processes that lock the same studies do not wait for each other.
+    for hospital_id, lookup in sorted(first):
+        study = session.exec(
+            select(ReceivedStudy).where(ReceivedStudy.hospital_id == hospital_id, ReceivedStudy.study_lookup == lookup).with_for_update()
+        ).first()
+        if study is None:
+            at = first[hospital_id, lookup]
+            study = ReceivedStudy(hospital_id=hospital_id, study_lookup=lookup, first_at=at, last_at=at)
+            session.add(study)
+        studies[hospital_id, lookup] = study
     session.flush()
-    return study
+    return studies
 
 
-def _add_instance(session: Session, study: ReceivedStudy, frame: SpooledFrame) -> bool:
-    """Whether a row was added. An instance that is new to a finished study reopens it as the next generation."""
+def _kept_under(session: Session, frames: Sequence[SpooledFrame]) -> dict[tuple[str, str], set[tuple[int, str]]]:
+    """(study, payload digest) of what came before under the SOP Instance UIDs of the frames, by hospital and digest of the UID."""
+    lookups: dict[str, list[str]] = defaultdict(list)
+    for hospital_id, lookup in {_instance_key(frame) for frame in frames}:
+        lookups[hospital_id].append(lookup)
+    found: dict[tuple[str, str], set[tuple[int, str]]] = defaultdict(set)
+    for hospital_id, own in lookups.items():
+        statement = select(ReceivedInstance.instance_lookup, ReceivedInstance.received_study_pk, ReceivedInstance.payload_digest).where(
+            ReceivedInstance.hospital_id == hospital_id,
+            col(ReceivedInstance.instance_lookup).in_(own),
+            col(ReceivedInstance.is_duplicate).is_(False),
+        )
+        for lookup, received_study_pk, payload_digest in session.exec(statement).all():
+            found[hospital_id, lookup].add((received_study_pk, payload_digest))
+    return found
+
+
+def _row(study: ReceivedStudy, frame: SpooledFrame, *, is_duplicate: bool, is_conflicting: bool) -> dict[str, Any]:
     header, position = frame.header, frame.position
-    standing = session.exec(
-        select(ReceivedInstance.instance_pk).where(
-            ReceivedInstance.segment_id == position.segment_id, ReceivedInstance.frame_offset == position.offset
-        )
-    ).first()
-    if standing is not None:
-        return False
-    same_uid = [row for row in instances_by_lookup(session, study.hospital_id, header["instance_lookup"]) if not row.is_duplicate]
-    is_duplicate = any(
-        row.payload_digest == header["payload_digest"] and row.received_study_pk == study.received_study_pk for row in same_uid
-    )
-    assert study.received_study_pk is not None
-    session.add(
-        ReceivedInstance(
-            received_study_pk=study.received_study_pk,
-            hospital_id=study.hospital_id,
-            instance_lookup=header["instance_lookup"],
-            payload_digest=header["payload_digest"],
-            sop_class_uid=header["sop_class_uid"],
-            transfer_syntax_uid=header["transfer_syntax_uid"],
-            payload_bytes=header["payload_bytes"],
-            received_at=_received_at(frame),
-            segment_id=position.segment_id,
-            frame_offset=position.offset,
-            frame_length=position.length,
-            is_duplicate=is_duplicate,
-            is_conflicting=bool(same_uid) and not is_duplicate,
-        )
-    )
-    if not is_duplicate:
-        study.instance_count += 1
-        if study.state != ReceivedState.RECEIVING:
-            study.state, study.complete_at, study.is_commitment_asked = ReceivedState.RECEIVING, None, False
-            study.generation += 1
-    session.add(study)
-    session.flush()
-    return True
+    return {
+        "received_study_pk": study.received_study_pk,
+        "hospital_id": study.hospital_id,
+        "instance_lookup": header["instance_lookup"],
+        "payload_digest": header["payload_digest"],
+        "sop_class_uid": header["sop_class_uid"],
+        "transfer_syntax_uid": header["transfer_syntax_uid"],
+        "payload_bytes": header["payload_bytes"],
+        "received_at": _received_at(frame),
+        "segment_id": position.segment_id,
+        "frame_offset": position.offset,
+        "frame_length": position.length,
+        "is_duplicate": is_duplicate,
+        "is_conflicting": is_conflicting,
+    }
+
+
+def _count_in(study: ReceivedStudy) -> None:
+    """One more instance. New to a study that was complete, it opens the study again as its next generation."""
+    study.instance_count += 1
+    if study.state != ReceivedState.RECEIVING:
+        study.state, study.complete_at, study.is_commitment_asked = ReceivedState.RECEIVING, None, False
+        study.generation += 1
+
+
+def _study_key(frame: SpooledFrame) -> tuple[str, str]:
+    return str(frame.header["hospital_id"]), str(frame.header["study_lookup"])
+
+
+def _instance_key(frame: SpooledFrame) -> tuple[str, str]:
+    return str(frame.header["hospital_id"]), str(frame.header["instance_lookup"])
 
 
 def _received_at(frame: SpooledFrame) -> datetime:
