@@ -25,7 +25,8 @@ _CHARACTER_SETS = (
 )  # fmt: skip
 #: Set in a letter's code where it is small: OR'ed in, capital and small letters are one.
 _CASE = 0x20202020
-_HASH_BITS = 15
+#: A quarter of a megabyte: so few words of pixels collide that the exact comparison costs nothing, and the table stays in the cache.
+_HASH_BITS = 18
 _BLOCK_WORDS = 16384
 _LOWER: NDArray[np.uint8] = np.frombuffer(bytes(range(256)).lower(), np.uint8)
 
@@ -56,15 +57,16 @@ class NeedleSet:
             for one in {head[:1], head[:1].upper()}:
                 for two in {head[1:2], head[1:2].upper()}:
                     self._pairs[one[0] | two[0] << 8] = True
-        self._heads = np.array([int.from_bytes(head, "little") for head in self._by_head], np.uint32)
-        words = np.array(list(self._by_word), np.uint32)
+        self._heads = np.sort(np.array([int.from_bytes(head, "little") for head in self._by_head], np.uint32))
+        self._words = np.sort(np.array(list(self._by_word), np.uint32))
         self._hashed = np.zeros(1 << _HASH_BITS, np.bool_)
-        self._hashed[_hash(words)] = True
+        self._hashed[_hash(self._words)] = True
 
     def hits(self, payload: bytes, pixel_start: int) -> Iterator[tuple[int, Needle]]:
         """(position, needle) of each that counts; header bytes are those before `pixel_start`."""
         if self._by_head:
             yield from self._header_hits(payload, min(pixel_start, len(payload)), pixel_start)
+        if self._by_word:
             yield from self._pixel_hits(payload, pixel_start)
 
     def _header_hits(self, payload: bytes, end: int, pixel_start: int) -> Iterator[tuple[int, Needle]]:
@@ -80,7 +82,7 @@ class NeedleSet:
         heads = np.zeros(len(places), np.uint32)
         for index in range(4):
             heads |= _LOWER[whole[places + index]].astype(np.uint32) << (8 * index)
-        for position in places[np.isin(heads, self._heads)].tolist():
+        for position in places[_among(heads, self._heads)].tolist():
             for needle in self._by_head.get(payload[position : position + 4].lower(), ()):
                 stop = position + len(needle.lowered)
                 if payload[position:stop].lower() == needle.lowered and _counts(payload, position, stop, needle, pixel_start):
@@ -97,13 +99,21 @@ class NeedleSet:
         # In blocks that stay in the processor's cache.
         for begin in range(0, count, _BLOCK_WORDS):
             words = whole[begin : begin + _BLOCK_WORDS] | case
-            for index in np.flatnonzero(self._hashed.take(_hash(words))).tolist():
+            places = np.flatnonzero(self._hashed.take(_hash(words)))
+            if places.size:
+                places = places[_among(words[places], self._words)]
+            for index in places.tolist():
                 for offset, needle in self._by_word.get(int(words[index]), ()):
                     start = first + 4 * (begin + index) - offset
                     stop = start + len(needle.lowered)
                     found = start >= pixel_start and payload[start:stop].lower() == needle.lowered
                     if found and _counts(payload, start, stop, needle, pixel_start):
                         yield start, needle
+
+
+def _among(words: NDArray[np.uint32], ordered: NDArray[np.uint32]) -> NDArray[np.bool_]:
+    """For each of `words`, whether it is one of the `ordered` ones."""
+    return np.asarray(ordered.take(np.searchsorted(ordered, words), mode="clip") == words)
 
 
 def _hash(words: NDArray[np.uint32]) -> NDArray[np.uint32]:

@@ -27,31 +27,7 @@ ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 
 _LONG = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
-_SHORT = frozenset(
-    {
-        b"AE",
-        b"AS",
-        b"AT",
-        b"CS",
-        b"DA",
-        b"DS",
-        b"DT",
-        b"FD",
-        b"FL",
-        b"IS",
-        b"LO",
-        b"LT",
-        b"PN",
-        b"SH",
-        b"SL",
-        b"SS",
-        b"ST",
-        b"TM",
-        b"UI",
-        b"UL",
-        b"US",
-    }
-)
+_SHORT = {vr.encode(): vr for vr in "AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split()}
 #: Bytes per number of a binary VR, to turn big endian round and to split values.
 NUMBER_BYTES = {
     "AT": 2,
@@ -129,23 +105,25 @@ def elements(buf: bytes, pos: int, end: int, encoding: Encoding, depth: int = 0)
     found: list[Element] = []
     append = found.append
     header, long_length = _HEADERS[encoding]
-    unpack, unpack_long = header.unpack_from, long_length.unpack_from
+    unpack, unpack_long, name_of, new = header.unpack_from, long_length.unpack_from, _SHORT.get, tuple.__new__
     while pos < end:
         if end - pos < 8:
             raise _malformed("the dataset ends inside an element header")
         if encoding.explicit:
             group, number, vr_bytes, length = unpack(buf, pos)
             tag = group << 16 | number
-            if vr_bytes in _SHORT:
+            known = name_of(vr_bytes)
+            if known is not None:
+                vr = known
                 value = pos + 8
             elif vr_bytes in _LONG:
                 if end - pos < 12:
                     raise _malformed("the dataset ends inside an element header", tag)
                 length = unpack_long(buf, pos + 8)[0]
                 value = pos + 12
+                vr = vr_bytes.decode("ascii")
             else:
                 raise _malformed("unknown value representation", tag)
-            vr = vr_bytes.decode("ascii")
         else:
             group, number, length = unpack(buf, pos)
             tag = group << 16 | number
@@ -159,7 +137,8 @@ def elements(buf: bytes, pos: int, end: int, encoding: Encoding, depth: int = 0)
             stop = value + length
             if stop > end:
                 raise _malformed("an element is longer than what encloses it", tag)
-            append(Element(tag, vr, pos, value, stop, stop, False))
+            # The constructor of a NamedTuple costs twice as much, and this line runs for every element received.
+            append(new(Element, (tag, vr, pos, value, stop, stop, False)))
             pos = stop
     return found
 

@@ -12,7 +12,7 @@ Nothing leaves on a failure of any step: RefusedContent, and the caller quaranti
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from pydicom import Dataset
@@ -31,6 +31,7 @@ from compliance.dataset_bytes import (
     little_endian_copy,
 )
 from compliance.deid_profile import Option
+from compliance.device_masks import risk_tags
 from compliance.element_rules import Context, Rewriter
 from compliance.element_values import json_values
 from compliance.identified import _MADE_BY_DEIDENTIFY, DeidentifiedDataset, IdentifiedDataset, InstanceAttributes, Pseudonymity
@@ -46,6 +47,7 @@ _DICOMDIR = "1.2.840.10008.1.3.10"
 #: Raw data and private storage hold what only their maker can read.
 _OPAQUE = frozenset({"1.2.840.10008.5.1.4.1.1.66"})
 _STUDY_UID, _SERIES_UID, _SOP_UID, _SOP_CLASS = 0x0020000D, 0x0020000E, 0x00080018, 0x00080016
+_SIGNATURES_MAX = 1_000
 _HEAD = frozenset({"HEAD", "BRAIN", "FACE", "HEADNECK", "SKULL", "SINUS", "ORBIT", "JAW", "IAC", "HEAD NECK"})
 _SLICES = frozenset({"CT", "MR", "PT", "NM"})
 
@@ -59,6 +61,8 @@ class PixelScreening(Protocol):
     def reason(self) -> str: ...
     @property
     def dataset(self) -> Dataset: ...
+    @property
+    def risk(self) -> str: ...  # "" where the class of risk let the instance pass unseen
 
 
 #: Called with the top-level elements of the instance and the words of the study's identity.
@@ -92,14 +96,19 @@ def deidentify(
             facts.shape().check()
         if screen is None:
             raise RefusedContent("PIXELS_NOT_SCREENED", "the profile cleans pixel data and no screen was given")
-        result = screen(screening_dataset(payload, found, encoding, syntax, facts.charset), _search_words(under))
-        if result.outcome not in ("CLEAN", "CLEANED"):
-            raise RefusedContent("BURNED_IN_TEXT", result.reason, tag="(7FE0,0010)")
-        if result.outcome == "CLEANED":
-            cleaned = True
-            payload, found, encoding, syntax = with_screened_pixels(payload, found, encoding, syntax, result.dataset)
-            facts = _Facts(payload, found)
-            pixels = facts.pixels
+        # A class that is not at risk is so by these attributes alone: slices that agree in them agree in the verdict.
+        signature = None if has_graphics else ("spared", encoding, syntax, *facts.raw(risk_tags()))
+        if signature is None or signature not in under.memo:
+            result = screen(screening_dataset(payload, found, encoding, syntax, facts.charset), _search_words(under))
+            if result.outcome not in ("CLEAN", "CLEANED"):
+                raise RefusedContent("BURNED_IN_TEXT", result.reason, tag="(7FE0,0010)")
+            if result.outcome == "CLEANED":
+                cleaned = True
+                payload, found, encoding, syntax = with_screened_pixels(payload, found, encoding, syntax, result.dataset)
+                facts = _Facts(payload, found)
+                pixels = facts.pixels
+            elif signature is not None and result.risk == "":
+                _remember(under, signature)
         screened = True
     # 2.
     rewriter = Rewriter(under)
@@ -133,6 +142,12 @@ class _Facts:
         self.by_tag = {element.tag: element for element in found}
         self.charset = tuple(part.strip() for part in (self.text(0x00080005) or "").split("\\"))
         self.pixels = next((self.by_tag[tag] for tag in sorted(PIXEL_TAGS) if tag in self.by_tag), None)
+
+    def raw(self, tags: Iterable[int]) -> Iterator[bytes | None]:
+        """The bytes of these elements, None where one is not there."""
+        for tag in tags:
+            element = self.by_tag.get(tag)
+            yield None if element is None else self.payload[element.start : element.stop]
 
     def text(self, tag: int) -> str | None:
         element = self.by_tag.get(tag)
@@ -201,6 +216,16 @@ def _patient_id(facts: _Facts) -> str | None:
 
 def _shows_a_face(facts: _Facts) -> bool:
     return facts.text(0x00080060) in _SLICES and (facts.text(0x00180015) or "HEAD").upper() in _HEAD
+
+
+def _remember(under: Pseudonymity, signature: tuple[object, ...]) -> None:
+    seen: list[object] = under.memo.setdefault("spared signatures", [])
+    if len(seen) >= _SIGNATURES_MAX:
+        for one in seen:
+            del under.memo[one]
+        seen.clear()
+    seen.append(signature)
+    under.memo[signature] = True
 
 
 def _search_words(under: Pseudonymity) -> Sequence[str]:

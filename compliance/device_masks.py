@@ -18,12 +18,14 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
 Box = tuple[int, int, int, int]
 """x0, y0, x1, y1 in pixels of the frame; x1 and y1 are outside."""
 
+_DEVICE_AND_SIZE = ("SOPClassUID", "Manufacturer", "ManufacturerModelName", "Rows", "Columns")
 _ATTRIBUTES_OF_A_KIND_OF_PICTURE = frozenset({"Rows", "ImageType", "SeriesDescription"})
 
 
@@ -55,8 +57,7 @@ class DeviceMask:
 
 def mask_for_device(dataset: Dataset, boxes: Sequence[Box], *, name: str) -> DeviceMask:
     """The mask a person means by "always for this device and size": same SOP class, manufacturer, model, rows and columns."""
-    keywords = ("SOPClassUID", "Manufacturer", "ManufacturerModelName", "Rows", "Columns")
-    where = tuple({"attribute": keyword, "equals": [value]} for keyword in keywords for value in _values(dataset, keyword)[:1])
+    where = tuple({"attribute": keyword, "equals": [value]} for keyword in _DEVICE_AND_SIZE for value in _values(dataset, keyword)[:1])
     return DeviceMask(name, "hospital", where, tuple(boxes))
 
 
@@ -95,6 +96,13 @@ def criterion_keywords(masks: Iterable[Mapping[str, Any]]) -> set[str]:
         for criterion in mask["where"]:
             keywords.update(str(member["attribute"]) for member in criterion.get("any", [criterion]))
     return keywords
+
+
+@cache
+def risk_tags() -> tuple[int, ...]:
+    """Tags of all that the class of risk and any mask ask for, a hospital's own masks (`mask_for_device`) included."""
+    keywords = criterion_keywords([mask.to_json() for mask in known_masks()]) | set(_DEVICE_AND_SIZE)
+    return tuple(sorted(tag for keyword in keywords if (tag := tag_for_keyword(keyword)) is not None))
 
 
 def fulfils(dataset: Dataset, criterion: Mapping[str, Any]) -> bool:

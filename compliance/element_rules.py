@@ -301,6 +301,9 @@ class Rewriter:
                 name = buf[element.value : element.end].decode("latin-1").strip("\0 ")
                 if name in safe_creators():
                     creators[element.tag >> 16 << 8 | element.tag & 0xFF] = name
+        if not creators:
+            self.counts["X"] += len(found)
+            return True
         used: set[int] = set()
         before = len(written)
         for element in found:

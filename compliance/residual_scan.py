@@ -28,6 +28,9 @@ from compliance.text_patterns import clinical_words, eponyms
 from crypto.errors import RefusedContent
 
 _LONG = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
+_NAMES = {vr: vr.decode("ascii") for vr in _LONG} | {
+    vr.encode(): vr for vr in "AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split()
+}
 _TEXT = frozenset({"AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"})
 _WRITTEN_BY_US = frozenset({0x00100010, 0x00100020, 0x00080050, 0x00120062, 0x00120063, 0x00120064, 0x00280303, 0x00080005})
 _UID = re.compile(rb"[0-2](?:\.(?:0|[1-9]\d*)){4,}")
@@ -208,6 +211,7 @@ def _not_held(tag: int, why: str) -> RefusedContent:
 
 def _parse(buf: bytes, pos: int, end: int) -> list[_Read]:
     found: list[_Read] = []
+    append, new, name_of = found.append, tuple.__new__, _NAMES.get
     unpack: Callable[..., tuple[Any, ...]] = struct.Struct("<HH2sH").unpack_from
     while pos < end:
         if end - pos < 8:
@@ -221,9 +225,10 @@ def _parse(buf: bytes, pos: int, end: int) -> list[_Read]:
             stop = end
         else:
             stop = value + length
-        if stop > end or not (vr.isalpha() and vr.isupper()):
+        name = name_of(vr)
+        if stop > end or name is None:
             raise RefusedContent("TABLE_NOT_HELD", "the output does not parse", tag=tag_text(group << 16 | number))
-        found.append(_Read(group << 16 | number, vr.decode("ascii"), pos, value, stop))
+        append(new(_Read, (group << 16 | number, name, pos, value, stop)))
         pos = stop
     return found
 

@@ -28,6 +28,7 @@ class Screened:
     outcome: str
     reason: str
     dataset: Dataset
+    risk: str = "looked at"
 
 
 def clean_screen(dataset: Dataset, words: Sequence[str]) -> Screened:
