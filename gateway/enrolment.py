@@ -343,8 +343,9 @@ def _require_readable(session: Session, credential: Credential) -> None:
     """What the register holds of this reader is something the engine can decide on: one bad row would stop every decision about them."""
     read_facts({"reader": {"credentials": [credential_facts(row) for row in standing_credentials(session, credential.reader_id)]}})
     own = read_facts({"reader": {"credentials": [credential_facts(credential)]}}).credentials[0]
-    if own.gaps:
-        raise BadInput(f"a {credential.kind} needs {', '.join(own.gaps)}")
+    lacking = [*own.gaps, *(name for name, value in credential.claim.items() if value in ("", []))]
+    if lacking:
+        raise BadInput(f"a {credential.kind} needs {', '.join(lacking)}")
     jurisdiction = credential.claim.get("jurisdiction")
     if jurisdiction is not None and not is_known(jurisdiction):
         raise BadInput("the jurisdiction is not one of ISO 3166")

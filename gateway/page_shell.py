@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import urlencode
 
+from sqlmodel import Session, func, select
+
 from compliance.hospital import Hospital
 from compliance.principal import Role
+from compliance.quarantine import QuarantineItem, QuarantineState
 from gateway.application import Application
 from gateway.login import Visitor
 from gateway.web.contexts import NavigationEntry, Notice, Paging, Shell
 from gateway.web.contexts import Role as PageRole
+from reporting.delivery_queue import Delivery, DeliveryState
 
 _ROLES: dict[str, PageRole] = {
     Role.READER: "reader",
@@ -35,25 +39,34 @@ _TITLES = {href: label for entries in NAVIGATION.values() for href, label in ent
 
 def shell_of(app: Application, visitor: Visitor, current: str, *, title: str | None = None, notices: tuple[Notice, ...] = ()) -> Shell:
     """The shell for `visitor` on the page of the navigation entry `current`."""
-    hospital_name = None
-    if visitor.principal.hospital_id is not None:
-        with app.database.reading() as session:
-            hospital = session.get(Hospital, visitor.principal.hospital_id)
-            hospital_name = hospital.name if hospital is not None else None
+    entries = NAVIGATION[visitor.principal.role]
+    with app.database.reading() as session:
+        hospital = session.get(Hospital, visitor.principal.hospital_id) if visitor.principal.hospital_id is not None else None
+        counts = {href: waiting(session, href, visitor) for href, _ in entries}
     return Shell(
         title=title or _TITLES.get(current, "Readgate"),
         principal_name=visitor.principal.display_name,
         role=_ROLES[visitor.principal.role],
         csrf_token=visitor.login.csrf_token,
-        hospital_name=hospital_name,
+        hospital_name=hospital.name if hospital is not None else None,
         declared_country=visitor.login.declared_country,
         session_expires_at=visitor.login.expires_at,
         notices=notices,
         has_events=visitor.principal.role == Role.READER,
         navigation=tuple(
-            NavigationEntry(href=href, label=label, is_current=href == current) for href, label in NAVIGATION[visitor.principal.role]
+            NavigationEntry(href=href, label=label, count=counts[href] or None, is_current=href == current) for href, label in entries
         ),
     )
+
+
+def waiting(session: Session, href: str, visitor: Visitor) -> int | None:
+    """How many things behind a navigation entry wait for this person; None where nothing is counted."""
+    if href == "/quarantine":
+        held = select(func.count()).select_from(QuarantineItem).where(QuarantineItem.state == QuarantineState.HELD)
+        return session.exec(held.where(QuarantineItem.hospital_id == visitor.principal.hospital_id)).one()
+    if href == "/deliveries":
+        return session.exec(select(func.count()).select_from(Delivery).where(Delivery.state == DeliveryState.DEAD_LETTER)).one()
+    return None
 
 
 def paging_of(path: str, query: Mapping[str, str], page: int, total: int, per_page: int, *, shown: int) -> Paging:

@@ -12,15 +12,13 @@ from starlette.concurrency import run_in_threadpool
 
 from compliance.jurisdiction import COUNTRIES
 from compliance.principal import SESSION_HOURS_MAX, LoginSession, Role, is_live
-from compliance.quarantine import QuarantineItem, QuarantineState
 from crypto.errors import NotAllowed
 from gateway.application import Application
 from gateway.login import Visitor, log_in, log_out
-from gateway.page_shell import NAVIGATION, shell_of
+from gateway.page_shell import NAVIGATION, shell_of, waiting
 from gateway.request_context import DEVICE_COOKIE, SESSION_COOKIE, AnyVisitor, App, PostedForm, address_of
-from gateway.web.contexts import Choice, HomePage, LoginPage, Tile
+from gateway.web.contexts import Choice, HomePage, LoginPage, Tile, Tone
 from gateway.web.rendering import render
-from reporting.delivery_queue import Delivery, DeliveryState
 from worklist.procedure_step import State
 from worklist.workitem import ProcedureStep
 
@@ -29,17 +27,29 @@ _EVENT_SECONDS = 2.0
 #: A channel ends after this long; the browser opens the next one.
 _CHANNEL_SECONDS = 1800.0
 _DEVICE_COOKIE_DAYS = 365
+_TEXTS = {
+    "/worklist": "Studies that you may read",
+    "/studies": "Your studies and their reports",
+    "/quarantine": "Studies that wait for you to decide",
+    "/privacy": "Who did what, and the proof of it",
+    "/privacy/decisions": "Why each access was allowed or refused",
+    "/credentials": "What readers may show",
+    "/evidence": "Agreements and approvals",
+    "/consents": "What patients said",
+    "/deliveries": "Reports that no hospital has taken",
+    "/readers": "Who may log in to read",
+    "/hospitals": "Senders and destinations",
+}
+_URGENT: dict[str, Tone] = {"/deliveries": "bad", "/quarantine": "warning"}
 _HOMES = {Role.READER: "/worklist", Role.HOSPITAL_STAFF: "/studies", Role.PRIVACY_OFFICER: "/privacy", Role.OPERATOR: "/deliveries"}
 
 
 @router.get("/")
 def home(app: App, visitor: AnyVisitor) -> Response:
     with app.database.reading() as session:
-        tiles = tuple(
-            Tile(title=label, href=href, count=_count(session, href, visitor), text="")
-            for href, label in NAVIGATION[visitor.principal.role]
-        )
-    return render("home.html.j2", HomePage(shell=shell_of(app, visitor, "/"), tiles=tiles))
+        tiles = [_tile(session, href, label, visitor) for href, label in NAVIGATION[visitor.principal.role]]
+    tiles.sort(key=lambda tile: tile.tone == "neutral")
+    return render("home.html.j2", HomePage(shell=shell_of(app, visitor, "/"), tiles=tuple(tiles)))
 
 
 @router.get("/login")
@@ -132,19 +142,16 @@ def _worklist_state(app: Application, login_digest: str) -> tuple[object, ...] |
     return (tuple(sorted((state, count) for state, count in counts)), amended)
 
 
-def _count(session: Session, href: str, visitor: Visitor) -> int | None:
+def _tile(session: Session, href: str, label: str, visitor: Visitor) -> Tile:
+    count = waiting(session, href, visitor)
     if href == "/worklist":
+        # Only the one column that is looked at: a list may be ten thousand steps long.
         steps = session.exec(select(ProcedureStep.routing).where(ProcedureStep.state == State.SCHEDULED)).all()
-        return sum(visitor.principal_id in routing.get("eligible", []) for routing in steps)
-    if href == "/quarantine":
-        return session.exec(
-            select(func.count())
-            .select_from(QuarantineItem)
-            .where(QuarantineItem.state == QuarantineState.HELD, QuarantineItem.hospital_id == visitor.principal.hospital_id)
-        ).one()
-    if href == "/deliveries":
-        return session.exec(select(func.count()).select_from(Delivery).where(Delivery.state == DeliveryState.DEAD_LETTER)).one()
-    return None
+        count = sum(visitor.principal_id in routing.get("eligible", []) for routing in steps)
+    tone: Tone = "neutral"
+    if count and href in _URGENT:
+        tone = _URGENT[href]
+    return Tile(title=label, href=href, count=count, text=_TEXTS.get(href, ""), tone=tone)
 
 
 def _login_form(request: Request, *, user_name: str = "", country: str = "", refusal: str = "") -> Response:

@@ -93,6 +93,9 @@ def show_credentials(request: Request, app: App, officer: Officer) -> Response:
 def register_credential(request: Request, app: App, officer: Officer, form: PostedForm) -> Response:
     try:
         credential = _credential(form, officer.principal_id, app.now())
+        with app.database.reading() as session:
+            if credential.kind == "PRIVILEGE" and session.get(Hospital, credential.claim["hospital"]) is None:
+                raise BadInput("This hospital is not registered.")
         add_credential(app, officer.principal_id, credential)
     except (BadInput, NotFound) as error:
         return _refused(request, app, officer, error, show_credentials)

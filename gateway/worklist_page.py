@@ -6,11 +6,13 @@ whom the routing found eligible; the others meet it under the filter "Not mine t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlencode
 
+import sqlalchemy
 from sqlmodel import Session, col, select
 
 from compliance.credential import require_reader
@@ -25,7 +27,7 @@ from gateway.reason_words import reason_sentence
 from gateway.web.contexts import Choice, Paging, Reason, Shell, Tone, WorklistFilters, WorklistPage, WorklistRow
 from reporting.report import newest_draft_of_reader
 from worklist.procedure_step import State
-from worklist.workitem import ProcedureStep
+from worklist.workitem import ProcedureStep, require_step
 
 ROWS_PER_PAGE = 25
 _PRIORITY_WORDS = {"HIGH": "Urgent", "MEDIUM": "Routine", "LOW": "Low"}
@@ -53,8 +55,10 @@ def worklist_page(app: Application, reader: Visitor, filters: WorklistFilters, *
     with app.database.reading() as session:
         listed = _matching(session, reader, filters)
         start = (page - 1) * ROWS_PER_PAGE
-        rows = tuple(row_of(session, app, reader, step) for step, _ in listed[start : start + ROWS_PER_PAGE])
-        modalities = sorted({study.modality for _, study in listed})
+        rows = tuple(
+            row_of(session, app, reader, require_step(session, line.procedure_step_uid)) for line in listed[start : start + ROWS_PER_PAGE]
+        )
+        modalities = sorted({line.modality for line in listed})
         hospitals = session.exec(select(Hospital.hospital_id, Hospital.name).order_by(Hospital.name)).all()
     return WorklistPage(
         shell=shell,
@@ -119,46 +123,80 @@ def row_of(session: Session, app: Application, reader: Visitor, step: ProcedureS
     )
 
 
-def _matching(session: Session, reader: Visitor, filters: WorklistFilters) -> list[tuple[ProcedureStep, Study]]:
+@dataclass(frozen=True)
+class _Line:
+    """What listing, filtering and ordering need of a step: read as columns, because a list may be ten thousand steps long."""
+
+    procedure_step_uid: str
+    state: str
+    priority: str
+    scheduled_at: datetime
+    expected_completion_at: datetime
+    claiming_reader_id: str | None
+    is_addendum: bool
+    routing: Mapping[str, Any]
+    modality: str
+    description: str
+    body_part: str | None
+    patient_pseudonym: str
+    accession_pseudonym: str
+
+
+def _matching(session: Session, reader: Visitor, filters: WorklistFilters) -> list[_Line]:
     states = {"": [State.SCHEDULED, State.IN_PROGRESS], "mine": [State.IN_PROGRESS], "done": [State.COMPLETED]}.get(
         filters.state, [State.SCHEDULED]
     )
     query = (
-        select(ProcedureStep, Study).join(Study, col(Study.study_pk) == ProcedureStep.study_pk).where(col(ProcedureStep.state).in_(states))
+        # More columns than the typed forms of select take.
+        sqlalchemy.select(
+            *(getattr(ProcedureStep, name) for name in _STEP_COLUMNS),
+            *(getattr(Study, name) for name in _STUDY_COLUMNS),
+        )
+        .join(Study, col(Study.study_pk) == ProcedureStep.study_pk)
+        .where(col(ProcedureStep.state).in_(states))
     )
     if filters.state in ("mine", "done"):
-        query = query.where(ProcedureStep.claiming_reader_id == reader.principal_id)
+        query = query.where(col(ProcedureStep.claiming_reader_id) == reader.principal_id)
     for column, value in (
         (Study.modality, filters.modality),
         (ProcedureStep.hospital_id, filters.hospital),
         (ProcedureStep.priority, filters.priority),
     ):
         if value:
-            query = query.where(column == value)
-    text = filters.q.strip().lower()
+            query = query.where(col(column) == value)
+    text = filters.q.strip().casefold()
     listed = []
-    for step, study in session.exec(query).all():
-        if not _is_listed(step, reader, filters.state):
-            continue
-        if (
-            text
-            and text not in " ".join((study.description, study.body_part or "", study.patient_pseudonym, study.accession_pseudonym)).lower()
-        ):
-            continue
-        listed.append((step, study))
-    order = {
-        "due": lambda item: (item[0].expected_completion_at,),
-        "newest": lambda item: (-item[0].scheduled_at.timestamp(),),
-    }.get(filters.sort, lambda item: (_PRIORITY_ORDER.get(item[0].priority, 1), item[0].expected_completion_at))
+    for row in session.connection().execute(query):
+        line = _Line(*row)
+        told = (line.description, line.body_part or "", line.patient_pseudonym, line.accession_pseudonym)
+        if _is_listed(line, reader, filters.state) and (not text or text in " ".join(told).casefold()):
+            listed.append(line)
+    order: Callable[[_Line], Any] = {
+        "due": lambda line: line.expected_completion_at,
+        "newest": lambda line: -line.scheduled_at.timestamp(),
+    }.get(filters.sort, lambda line: (_PRIORITY_ORDER.get(line.priority, 1), line.expected_completion_at))
     return sorted(listed, key=order)
 
 
-def _is_listed(step: ProcedureStep, reader: Visitor, state: str) -> bool:
-    if step.claiming_reader_id == reader.principal_id:
+_STEP_COLUMNS = (
+    "procedure_step_uid",
+    "state",
+    "priority",
+    "scheduled_at",
+    "expected_completion_at",
+    "claiming_reader_id",
+    "is_addendum",
+    "routing",
+)
+_STUDY_COLUMNS = ("modality", "description", "body_part", "patient_pseudonym", "accession_pseudonym")
+
+
+def _is_listed(line: _Line, reader: Visitor, state: str) -> bool:
+    if line.claiming_reader_id == reader.principal_id:
         return True
-    if step.state != State.SCHEDULED or step.is_addendum:
+    if line.state != State.SCHEDULED or line.is_addendum:
         return False
-    is_eligible = reader.principal_id in step.routing.get("eligible", [])
+    is_eligible = reader.principal_id in line.routing.get("eligible", [])
     return not is_eligible if state == "refused" else is_eligible
 
 

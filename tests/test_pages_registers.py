@@ -1,0 +1,215 @@
+"""The registers: what is added, suspended or withdrawn counts at once, for those who read now and for those who might."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlmodel import col, select
+
+from compliance import audit
+from compliance.credential import Consent, Credential, standing_credentials
+from tests.gateway_site import PAGE, GatewaySite, gateway_site
+from worklist.procedure_step import State
+from worklist.workitem import require_step
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[GatewaySite]:
+    with gateway_site(tmp_path / "data") as made:
+        yield made
+
+
+def page(site: GatewaySite, who: str, path: str) -> str:
+    answer = site.client(who).get(path, headers=PAGE)
+    assert answer.status_code == 200, answer.text
+    return answer.text
+
+
+def credential(site: GatewaySite, reader_id: str, kind: str) -> int:
+    with site.app.database.reading() as session:
+        found = next(row.credential_pk for row in standing_credentials(session, reader_id) if row.kind == kind)
+    assert found is not None
+    return found
+
+
+def eligible(site: GatewaySite) -> list[str]:
+    with site.app.database.reading() as session:
+        return list(require_step(session, site.step_uid).routing["eligible"])
+
+
+def licence_form(site: GatewaySite, reader_id: str, **changed: str) -> dict[str, str]:
+    today = site.clock().date()
+    form = {
+        "reader": reader_id,
+        "kind": "LICENCE",
+        "subject": "ES",
+        "issued": str(today - timedelta(days=10)),
+        "expires": str(today + timedelta(days=300)),
+        "verified": str(today - timedelta(days=1)),
+        "method": "register of the chamber",
+    }
+    return {**form, **changed}
+
+
+def test_a_suspended_licence_ends_the_claim_before_the_page_answers(site: GatewaySite) -> None:
+    step_uid = site.claim()
+    answer = site.post("po", f"/credentials/{credential(site, 'r1', 'LICENCE')}/suspend", reason="Letter of the chamber")
+    assert answer.headers["location"] == "/credentials?done=changed"
+    with site.app.database.reading() as session:
+        step = require_step(session, step_uid)
+        changes = session.exec(
+            select(audit.AuditEntry)
+            .where(audit.AuditEntry.event_type == audit.EventType.USER_SECURITY_CHANGED)
+            .order_by(col(audit.AuditEntry.entry_index).desc())
+        ).first()
+    assert step.state == State.CANCELED and (step.cancellation_reason or "").startswith("CRED_LICENCE_SUSPENDED")
+    assert changes is not None and (changes.actor, changes.detail["reason"]) == ("po", "Letter of the chamber")
+    assert eligible(site) == []
+    assert "No reader may read it" in page(site, "h1", "/studies")
+    shown = page(site, "po", "/credentials?q=Suspended&done=changed")
+    assert "Reinstate" in shown and "It counts from now on" in shown
+
+
+def test_a_reinstated_licence_opens_the_list_again(site: GatewaySite) -> None:
+    site.post("po", f"/credentials/{credential(site, 'r1', 'LICENCE')}/suspend", reason="Letter of the chamber")
+    assert eligible(site) == []
+    site.post("po", f"/credentials/{credential(site, 'r1', 'LICENCE')}/reinstate", reason="Letter withdrawn")
+    assert eligible(site) == ["r1"]
+
+
+def test_a_superseded_credential_cannot_be_changed(site: GatewaySite) -> None:
+    key = credential(site, "r1", "LICENCE")
+    site.post("po", f"/credentials/{key}/suspend", reason="Letter of the chamber")
+    assert site.post("po", f"/credentials/{key}/reinstate", reason="From an old page").status_code == 404
+    assert site.post("po", "/credentials/12345/suspend", reason="No such thing").status_code == 404
+    assert site.post("po", f"/credentials/{credential(site, 'r1', 'LICENCE')}/promote", reason="No such act").status_code == 404
+
+
+def test_a_new_licence_makes_a_reader_eligible_for_what_waits(site: GatewaySite) -> None:
+    assert "r3" not in eligible(site)
+    answer = site.post("po", "/credentials", **licence_form(site, "r3"))
+    assert answer.status_code == 303, answer.text
+    assert eligible(site) == ["r1", "r3"]
+    assert f"/worklist/{site.step_uid}/claim" in page(site, "r3", "/worklist")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"kind": "DIPLOMA"},
+        {"subject": ""},
+        {"subject": "QQ"},
+        {"subject": "España"},
+        {"reader": "nobody"},
+        {"expires": "soon"},
+        {"expires": "2020-01-01"},
+        {"verified": "2999-01-01"},
+        {"kind": "PRIVILEGE", "subject": "h1", "modalities": "C\u00d7T"},
+        {"kind": "COVER", "subject": ","},
+    ],
+    ids=str,
+)
+def test_a_credential_the_engine_could_not_read_is_not_registered(site: GatewaySite, changed: dict[str, str]) -> None:
+    with site.app.database.reading() as session:
+        before = len(session.exec(select(Credential)).all())
+    answer = site.post("po", "/credentials", **licence_form(site, "r3", **changed))
+    assert answer.status_code == 422 and "Nothing was changed." in answer.text
+    with site.app.database.reading() as session:
+        assert len(session.exec(select(Credential)).all()) == before
+    assert eligible(site) == ["r1"], "the law can still be asked about every reader"
+
+
+def test_a_credential_that_contradicts_another_is_refused(site: GatewaySite) -> None:
+    site.post("po", f"/credentials/{credential(site, 'r1', 'LICENCE')}/suspend", reason="Letter of the chamber")
+    answer = site.post("po", "/credentials", **licence_form(site, "r1"))
+    assert answer.status_code == 422 and "contradictory credential" in answer.text
+
+
+def test_withdrawn_evidence_ends_the_claim_and_new_evidence_brings_readers(site: GatewaySite) -> None:
+    step_uid = site.claim()
+    assert site.post("po", "/evidence/dpa-1/withdraw").status_code == 400  # no reason given
+    assert site.post("po", "/evidence/dpa-1/withdraw", reason="Contract ended").status_code == 303
+    with site.app.database.reading() as session:
+        assert require_step(session, step_uid).state == State.CANCELED
+    assert eligible(site) == []
+    assert site.post("po", "/evidence/dpa-1/withdraw", reason="Again").status_code == 404
+    today = site.clock().date()
+    form = {"type": "DPA", "hospital": "h1", "employer": "e1", "issued": str(today), "expires": str(today + timedelta(days=9))}
+    assert site.post("po", "/evidence", **form).status_code == 303
+    assert eligible(site) == ["r1"]
+    assert "Expires in" in page(site, "po", "/evidence?q=DPA")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"type": "PROMISE"}, {"hospital": "", "employer": ""}, {"employer": "e9"}, {"digest": "abc"}, {"issued": "2030-01-01"}],
+    ids=str,
+)
+def test_evidence_without_type_party_or_time_is_refused(site: GatewaySite, changed: dict[str, str]) -> None:
+    form = {"type": "DPA", "hospital": "h1", "employer": "e1", "issued": "2026-01-01", "expires": "2027-01-01", **changed}
+    assert site.post("po", "/evidence", **form).status_code == 422
+
+
+def consent_form(site: GatewaySite, **changed: str) -> dict[str, Any]:
+    form = {
+        "hospital": "h1",
+        "patient": site.study.patient_pseudonym,
+        "kind": "SHARING",
+        "status": "ACTIVE",
+        "given": str(site.clock().date() - timedelta(days=1)),
+    }
+    return {**form, **changed}
+
+
+def test_a_withdrawn_consent_takes_the_images_away(site: GatewaySite) -> None:
+    assert site.post("po", "/consents", **consent_form(site)).status_code == 303
+    step_uid = site.claim()
+    assert site.client("r1").get(f"/dicom-web/studies/{site.study_instance_uid}/metadata").status_code == 200
+    with site.app.database.reading() as session:
+        key = session.exec(select(Consent.consent_pk)).one()
+    assert site.post("po", f"/consents/{key}/withdraw", reason="Letter of the patient").status_code == 303
+    assert site.client("r1").get(f"/dicom-web/studies/{site.study_instance_uid}/metadata").status_code == 404
+    beat = site.post_json("r1", f"/read/{step_uid}/heartbeat", {})
+    assert (beat.status_code, beat.json()["reason_code"]) == (403, "CONSENT_WITHDRAWN")
+    assert eligible(site) == []
+    assert "the right of Dra. Inés Valverde Ortiz ended. The patient withdrew the consent." in page(site, "h1", "/studies")
+    assert "Withdrawn" in page(site, "po", "/consents")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"patient": "RG-0000000000"}, {"hospital": "h2"}, {"status": "UNKNOWN"}, {"kind": "VERBAL"}, {"given": "2999-01-01"}],
+    ids=str,
+)
+def test_a_consent_of_nobody_or_of_no_kind_is_refused(site: GatewaySite, changed: dict[str, str]) -> None:
+    assert site.post("po", "/consents", **consent_form(site, **changed)).status_code == 422
+
+
+def test_ending_the_access_of_a_reader_ends_login_and_claim_at_once(site: GatewaySite) -> None:
+    step_uid = site.claim()
+    assert site.post("op", "/readers/r1/end", reason="Left the firm").status_code == 303
+    assert site.client("r1").get("/worklist", headers=PAGE).headers["location"].startswith("/login")
+    with site.app.database.reading() as session:
+        assert require_step(session, step_uid).state == State.CANCELED
+    assert eligible(site) == []
+    assert "Access ended" in page(site, "op", "/readers?q=r1")
+    assert site.post("op", "/readers/po/end", reason="Not a reader").status_code == 404
+
+
+def test_hospitals_are_listed_with_senders_and_targets(site: GatewaySite) -> None:
+    shown = page(site, "op", "/hospitals")
+    assert "Klinikum Lindenau" in shown and "H1_PACS (TLS, plaintext)" in shown and "Encapsulated PDF to H1_ARCHIVE by C-STORE" in shown
+
+
+def test_a_change_that_touches_nobody_writes_no_decision(site: GatewaySite) -> None:
+    with site.app.database.reading() as session:
+        before = len(list(audit.entries(session)))
+    form = licence_form(site, "r2", subject="US-NY")
+    assert site.post("po", "/credentials", **form).status_code == 303
+    with site.app.database.reading() as session:
+        added = [row.event_type for row in audit.entries(session, start=before)]
+    assert audit.EventType.DECIDE not in added and audit.EventType.ROUTE not in added
