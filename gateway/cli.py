@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import typer
 
-from gateway import commands_run, law_commands
+from gateway import (
+    commands_check,
+    commands_evidence,
+    commands_intake,
+    commands_keys,
+    commands_people,
+    commands_run,
+    commands_site,
+    deidentify_command,
+    law_commands,
+)
 from gateway.console import Commands
 
 app = typer.Typer(
@@ -16,8 +26,18 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-commands_run.mount(app)
-law_commands.mount(app)
+for _commands in (
+    commands_run,
+    commands_site,
+    commands_people,
+    commands_evidence,
+    commands_intake,
+    commands_keys,
+    deidentify_command,
+    law_commands,
+    commands_check,
+):
+    _commands.mount(app)
 
 
 def main() -> None:
