@@ -79,6 +79,14 @@ def database_url(data: Path, settings: Settings) -> str:
     return settings.database_url.get_secret_value() if settings.database_url is not None else f"sqlite:///{data / 'readgate.sqlite3'}"
 
 
+def jobs_url(data: Path, settings: Settings) -> str:
+    """Where the jobs are kept: beside the rows on PostgreSQL (in a schema of their own), in a file of their own on SQLite."""
+    chosen = settings.jobs.database_url or settings.database_url
+    if chosen is None or (settings.jobs.database_url is None and chosen.get_secret_value().startswith("sqlite")):
+        return f"sqlite:///{data / 'jobs.sqlite3'}"
+    return chosen.get_secret_value()
+
+
 def open_vault(data: Path, settings: VaultSettings) -> Vault:
     """Raises: BadInput."""
     if settings.kind == "local":

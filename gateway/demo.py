@@ -10,7 +10,7 @@ import json
 import signal
 import threading
 from dataclasses import asdict
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,11 @@ from gateway.application import Application, open_application
 from gateway.certificate_store import CertificateStore
 from gateway.config import CONFIG_NAME, Settings, load_settings
 from gateway.demo_hospital import DemoHospital
-from gateway.demo_play import Play, Player, wait_until_processed
+from gateway.demo_play import READ_STUDY, Play, Player, wait_until_processed
 from gateway.demo_sender import SentStudy, send_sample
 from gateway.demo_site import DemoLogin, HospitalPorts, populate
-from gateway.samples import sample_studies
+from gateway.samples import Expectation, SampleStudy, make_head_ct, make_order, sample_studies
+from gateway.samples.people import KAETHE_GRUENWALD
 from gateway.server import Server
 
 _STATE_NAME = "demo-state.json"
@@ -35,14 +36,14 @@ HOSPITALS = ("h1", "h2")
 
 def demo_command(data: Path, *, once: bool, as_json: bool, http_port: int, dicom_port: int, dicom_tls_port: int) -> int:
     """The exit code. Raises: BadInput."""
-    console = Console(stderr=True, highlight=False)
+    console = _console(stderr=True)
     demo = Demo(data, http_port=http_port, dicom_port=dicom_port, dicom_tls_port=dicom_tls_port)
     console.print(f"Starting on {data}: SQLite, local vault, file key store, own certificate authority; nothing leaves this machine.")
     demo.start()
     try:
         sent = demo.send_samples(console)
         if once:
-            play = demo.play(sent, console)
+            play = demo.play(demo.with_a_study_to_read(sent, console), console)
             _print_play(play, as_json=as_json)
             return 0 if play.holds else 1
         demo.print_addresses(console)
@@ -120,6 +121,21 @@ class Demo:
         _write_private(self.data / "received" / _SENT_NAME, json.dumps({name: asdict(done) for name, done in sent.items()}, indent=1))
         return sent
 
+    def with_a_study_to_read(self, sent: dict[str, SentStudy], console: Console) -> dict[str, SentStudy]:
+        """`sent` with a follow-up that nobody has read yet: on a folder whose play was played, the patient comes once more."""
+        plays = self._state["plays"] = self._state.get("plays", 0) + 1
+        self._keep_state()
+        if plays == 1:
+            return sent
+        console.print("Making and sending one more follow-up of the same patient")
+        day = date.fromisoformat(self._state["today"]) + timedelta(days=7 * (plays - 1))
+        datasets = make_head_ct(KAETHE_GRUENWALD, seed=11 + plays, study_on=day, number=110 + plays)
+        sample = SampleStudy(READ_STUDY, "h1", KAETHE_GRUENWALD, datasets, make_order(KAETHE_GRUENWALD, datasets), Expectation.WORKLIST)
+        return {
+            **sent,
+            READ_STUDY: send_sample(self.app, sample, dicom=self.server.dicom_addresses[-1], orders=self.server.orders[0].address),
+        }
+
     def play(self, sent: dict[str, SentStudy], console: Console) -> Play:
         console.print("Waiting until every sample study is routed or in quarantine")
         wait_until_processed(self.app, sent)
@@ -137,7 +153,10 @@ class Demo:
             "calling H1_PACS or H2_PACS"
         )
         console.print(f"[bold]Received[/bold]   {self.data / 'received'} is where the hospitals keep the reports they get\n")
-        table = Table("login", "who", "password", "signing passphrase", "country to declare")
+        table = Table()
+        for heading in ("login", "who", "password", "signing passphrase", "declare"):
+            # Folded, never cut: what cannot be read cannot be typed.
+            table.add_column(heading, overflow="fold")
         for login in self.logins:
             table.add_row(login.principal_id, login.who, login.password, login.passphrase or "-", login.country)
         console.print(table)
@@ -180,17 +199,24 @@ def _write_private(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
+def _console(*, stderr: bool) -> Console:
+    console = Console(stderr=stderr, highlight=False)
+    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=160)
+
+
 def _print_play(play: Play, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(play.document(), indent=1, default=str))
         return
-    table = Table("step", "s", "", "evidence", title="One study through all nine steps")
+    table = Table(title="One study through all nine steps")
+    for heading in ("step", "s", "", "evidence"):
+        table.add_column(heading, overflow="fold")
     for step in play.steps:
         lines = [
             f"{name}: {json.dumps(value, default=str) if isinstance(value, dict | list) else value}"
             for name, value in step.evidence.items()
         ]
         table.add_row(step.name, f"{step.seconds:.2f}", "holds" if step.holds else "FAILS", "\n".join(lines) or step.problem)
-    console = Console(highlight=False)
+    console = _console(stderr=False)
     console.print(table)
     console.print("Everything holds." if play.holds else f"It does not hold: {play.steps[-1].name}: {play.steps[-1].problem}")

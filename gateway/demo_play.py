@@ -32,6 +32,7 @@ from reporting.report_copy import ReportCopy
 from reporting.signed_report import public_key_fingerprint
 from reporting.verification import verify_report_pdf
 from worklist.procedure_step import State
+from worklist.view_grant import PRIORS_MAX
 from worklist.workitem import ProcedureStep
 
 _PROCESSED_SECONDS = 420.0
@@ -212,11 +213,10 @@ class Player:
         with self._app.database.reading() as session:
             study = self._study_row(session, READ_STUDY)
             patient, prior = study.patient_pseudonym, self._study_row(session, PRIOR_STUDY)
-            _require(prior.study_pk in {one.study_pk for one in priors_of(session, study)}, "the prior does not belong to the patient")
+            expected = {study.study_instance_uid, *(one.study_instance_uid for one in priors_of(session, study)[:PRIORS_MAX])}
+            _require(prior.study_instance_uid in expected, "the prior does not belong to the patient")
         listed = {one["0020000D"]["Value"][0] for one in self._reader.get_json(f"/dicom-web/studies?00100020={patient}")}
-        _require(
-            listed == {self._study, prior.study_instance_uid}, "the search by patient did not answer with the study and its prior alone"
-        )
+        _require(listed == expected, "the search by patient did not answer with the study and its priors alone")
         with self._app.database.reading() as session:
             return {"frames": frames, "bytes": octets, "prior": prior.study_instance_uid, **_entry(session, EventType.OPEN, study=study)}
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from pathlib import Path
 from typing import Protocol
 
 import structlog
@@ -109,8 +108,8 @@ class Jobs(DBOSConfiguredInstance):
 class JobRunner:
     """DBOS for this process, from `start` to `stop`."""
 
-    def __init__(self, data: Path, settings: JobSettings, work: StudyWork) -> None:
-        url = settings.database_url.get_secret_value() if settings.database_url is not None else f"sqlite:///{data / 'jobs.sqlite3'}"
+    def __init__(self, url: str, settings: JobSettings, work: StudyWork) -> None:
+        """`url`: DBOS's system database, SQLite or PostgreSQL."""
         engine = _system_engine(url)
         config: DBOSConfig = {
             "name": "readgate",

@@ -20,7 +20,7 @@ from compliance.hospital import Hospital
 from compliance.pixel_child import PixelChild
 from compliance.quarantine import hold
 from crypto.errors import Conflict, IntegrityFailure, ReadgateError
-from gateway.application import Application
+from gateway.application import Application, jobs_url
 from gateway.delivery_senders import senders_of
 from gateway.jobs import JobRunner, ProcessStopping
 from gateway.pixel_screening import PixelScreener
@@ -105,7 +105,9 @@ class Worker:
     def __init__(self, app: Application, index: SpoolIndex) -> None:
         self._app, self._index = app, index
         self._screener = PixelChild()
-        self._runner = JobRunner(app.data, app.settings.jobs, Work(app, StoppableScreener(self._screener, app.stopping)))
+        self._runner = JobRunner(
+            jobs_url(app.data, app.settings), app.settings.jobs, Work(app, StoppableScreener(self._screener, app.stopping))
+        )
         self._stopping = threading.Event()
         poll = app.settings.jobs.poll_seconds
         self._duties = [
