@@ -66,11 +66,11 @@ def identity_forms(terms: Sequence[str]) -> IdentityForms:
     numbers: set[str] = set()
     for term in terms:
         letters = [piece for piece in re.split(r"[\W_]+", _folded(term)) if piece]
-        words.update(_skeleton(piece) for piece in letters if len(piece) > 1 and not piece.isdigit())
+        words.update(shape for piece in letters if len(piece) > 1 and not piece.isdigit() for shape in _shapes(piece))
         whole = "".join(letters)
         digits = re.sub(r"\D", "", whole)
         if len(whole) >= 4 and not whole.isdigit():
-            glued.add(_skeleton(whole))
+            glued.update(_shapes(whole))
         if len(digits) >= 4:
             numbers.update(_date_orders(digits) if len(digits) == 8 else {digits})
     return IdentityForms(frozenset(words), frozenset(glued), frozenset(numbers))
@@ -90,7 +90,7 @@ def text_kind(text: str, identity: IdentityForms) -> TextKind:
 
 
 def _names_the_study(folded: str, pieces: list[str], identity: IdentityForms) -> bool:
-    tokens = [_skeleton(token) for token in re.split(r"[\W_]+", folded) if token] + [_skeleton(piece) for piece in pieces]
+    tokens = {shape for token in (*re.split(r"[\W_]+", folded), *pieces) if token for shape in _shapes(token)}
     marks = _clinical_skeletons()
     for word in identity.words:
         for token in tokens:
@@ -103,9 +103,9 @@ def _names_the_study(folded: str, pieces: list[str], identity: IdentityForms) ->
                 and _distance(token, word) <= _tolerance(len(word))
             ):
                 return True
-    line = _skeleton("".join(re.split(r"[\W_]+", folded)))
-    if any(_occurs(needle, line) for needle in identity.glued) or any(len(word) >= 5 and word in line for word in identity.words):
-        return True
+    for line in _shapes("".join(re.split(r"[\W_]+", folded))):
+        if any(_occurs(needle, line) for needle in identity.glued) or any(len(word) >= 5 and word in line for word in identity.words):
+            return True
     digits = re.sub(r"\D", "", folded.translate(_DIGIT_ALIKE))
     return any(_number_occurs(number, digits) for number in identity.numbers)
 
@@ -155,6 +155,11 @@ def _folded(text: str) -> str:
 
 def _skeleton(folded: str) -> str:
     return folded.translate(_ALIKE).replace("rn", "m").replace("vv", "w")
+
+
+def _shapes(folded: str) -> set[str]:
+    """The word with and without pairs of letters taken for one: where a letter of such a pair is misread, the pair is none any more."""
+    return {folded.translate(_ALIKE), _skeleton(folded)}
 
 
 def _tolerance(length: int) -> int:

@@ -82,6 +82,11 @@ def test_short_name_that_is_also_a_mark_does_not_take_the_mark_away() -> None:
     assert text_kind("LI WEI", identity_forms(["Li^Wei"])) is TextKind.IDENTIFYING
 
 
+def test_letter_misread_inside_a_pair_that_looks_like_one_letter() -> None:
+    assert text_kind("AA0VAAA", identity_forms(["AAVVAAA"])) is TextKind.IDENTIFYING
+    assert text_kind("BAUWERNE", identity_forms(["BAUVVEME"])) is TextKind.IDENTIFYING
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.text(alphabet="ABCDEFGHIKMNOPRSTUVW", min_size=7, max_size=12), st.data())
 def test_name_of_seven_letters_is_found_with_one_letter_misread(name: str, data: st.DataObject) -> None:
