@@ -89,7 +89,8 @@ async def login(request: Request, app: App) -> Response:
         values["next"] if values["next"].startswith("/") and not values["next"].startswith(("//", "/\\")) else _HOMES[Role(logged_in.role)]
     )
     response = RedirectResponse(target, status_code=303)
-    is_secure = request.url.scheme == "https"
+    # TLS may end before us: what browsers see is what the operator says they see.
+    is_secure = request.url.scheme == "https" or app.settings.http.public_url.startswith("https://")
     response.set_cookie(
         SESSION_COOKIE, logged_in.session_token, max_age=SESSION_HOURS_MAX * 3600, httponly=True, secure=is_secure, samesite="strict"
     )
