@@ -36,6 +36,7 @@ class SiteProcess:
 
     def start(self) -> None:
         """The process was started; `wait_ready` says when the site is up."""
+        self.addresses = {}
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         if self._temporary is not None:
             self._temporary.mkdir(exist_ok=True)
@@ -54,6 +55,8 @@ class SiteProcess:
     def wait_ready(self, seconds: float = _START_SECONDS) -> None:
         process = self._running()
         assert process.stdout is not None
+        if self.addresses:
+            return
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             if select.select([process.stdout], [], [], 0.2)[0]:
