@@ -117,7 +117,7 @@ def is_live(login: LoginSession, now: datetime) -> bool:
 
 
 def country_of_address(session: Session, principal_id: str, address: str) -> tuple[str | None, str | None]:
-    """(country, kind of network) an operator vouches for at `address`, the principal's own registrations first; (None, None) if nobody does."""
+    """(country, kind of network) an operator vouches for at `address`, the principal's own first; (None, None) if nobody does."""
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import socket
 import threading
@@ -67,10 +68,8 @@ class OrderListener:
         with self._lock:
             open_sockets = [*self._connections, *([self._listener] if self._listener is not None else [])]
         for one in open_sockets:
-            try:
+            with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
             one.close()
 
     def _accept(self) -> None:
