@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,18 @@ class SiteProcess:
     """One run of the site in `folder`, in a process group of its own; what it printed is in `log`."""
 
     def __init__(
-        self, folder: Path, log: Path, *, plaintext_port: int | None = None, quiet_seconds: float = 1.0, temporary: Path | None = None
+        self,
+        folder: Path,
+        log: Path,
+        *,
+        plaintext_port: int | None = None,
+        quiet_seconds: float = 1.0,
+        temporary: Path | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
+        """`settings` are sections of the configuration beside those that `_run` gives."""
         self._folder, self._log, self._temporary = folder, log, temporary
-        self._options = {"plaintext_port": plaintext_port, "quiet_seconds": quiet_seconds}
+        self._options = {"plaintext_port": plaintext_port, "quiet_seconds": quiet_seconds, "settings": dict(settings or {})}
         self._process: subprocess.Popen[bytes] | None = None
         self.addresses: dict[str, Any] = {}
 
@@ -120,6 +129,7 @@ def _run(folder: Path, options: dict[str, Any]) -> None:
             "law": {"demo_confirmations": True},
             "orders": [{"port": 0, "hospital_id": "h1"}],
             "jobs": {"poll_seconds": 0.2},
+            **options["settings"],
         }
     )
     app = open_application(folder, settings=settings)
