@@ -48,6 +48,16 @@ class AppendOnlyFile:
         """Bytes that survive power loss."""
         return self._durable
 
+    @property
+    def is_syncing(self) -> bool:
+        """Whether a sync is under way; it need not cover what was appended last."""
+        return self._is_syncing
+
+    @property
+    def is_poisoned(self) -> bool:
+        """Whether a sync failed, so that it takes nothing more."""
+        return self._is_poisoned
+
     def append(self, record: Callable[[int, int], Iterable[Sequence[Part]]]) -> tuple[int, int]:
         """Writes what `record(offset, durable)` yields at the end, not yet durably; returns its offset and end.
 

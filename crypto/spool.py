@@ -42,6 +42,8 @@ from crypto.spool_reader import FramePosition, SegmentReader, facts_aad, header_
 __all__ = ["FramePosition", "SegmentReader", "SegmentWriter", "Spool"]
 
 SEGMENT_BYTES_MAX = 1024 * 1024 * 1024
+#: So much may be written and not yet synced; then the writer waits for the disk.
+_BEHIND_BYTES_MAX = 64 * 1024 * 1024
 _SUFFIX = ".segment"
 _SEGMENT_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -49,9 +51,7 @@ _SEGMENT_ID = re.compile(r"[0-9a-f]{32}")
 class Spool:
     """The segments under `root`, shared by any number of threads and processes."""
 
-    def __init__(
-        self, root: Path, keys: KeyStore, *, segment_bytes_max: int = SEGMENT_BYTES_MAX, disk: Disk | None = None
-    ) -> None:
+    def __init__(self, root: Path, keys: KeyStore, *, segment_bytes_max: int = SEGMENT_BYTES_MAX, disk: Disk | None = None) -> None:
         """Raises `BadInput` where `root` cannot be made."""
         self._root = root
         self._keys = keys
@@ -137,9 +137,7 @@ class Spool:
         segment_id = os.urandom(16).hex()
         segment_key, wrapped = self._keys.wrap_segment_key(hospital_id, segment_id)
         keys = SegmentKeys(segment_key, segment_id)
-        header = pack_segment_header(
-            hospital_id, wrapped, seal_small(keys.facts_key, canonical_json(facts), facts_aad(hospital_id))
-        )
+        header = pack_segment_header(hospital_id, wrapped, seal_small(keys.facts_key, canonical_json(facts), facts_aad(hospital_id)))
         temporary, path = self._root / f".{segment_id}.new", self._path(segment_id)
         descriptor = -1
         try:
@@ -199,13 +197,42 @@ class SegmentWriter:
         """The segment that takes the next frame; earlier ones are named by the positions that `append` returned."""
         return self._keys.segment_id
 
-    def append(self, header: Mapping[str, Any], payload: Sequence[Part] | Part) -> FramePosition:
+    @property
+    def takes_frames(self) -> bool:
+        """False once it was closed, or a sync of its segment failed: what comes next needs another writer."""
+        return not self._is_closed and not self._file.is_poisoned
+
+    def append(self, header: Mapping[str, Any], payload: Sequence[Part] | Part, *, in_segment: str | None = None) -> FramePosition:
         """The frame survives power loss when this returns, and reads back as `header` (JSON) and the joined `payload`.
+
+        With it survives every frame that `append_behind` wrote to the same segment before it. `in_segment`: as there.
 
         Raises:
             TemporarilyUnable: it is not in the spool, or, where the disk failed to sync, in a segment that takes no more.
             RefusedContent: the header has more than 64 KiB.
         """
+        position, file, end = self._write(header, payload, in_segment)
+        # If we crash here the frame may be whole, torn or absent; nobody was told, and the peer sends it again.
+        file.wait_durable(end)
+        return position
+
+    def append_behind(self, header: Mapping[str, Any], payload: Sequence[Part] | Part, *, in_segment: str | None = None) -> FramePosition:
+        """The frame is written and on its way to the disk; only a later `append` to the same segment makes it survive power loss.
+
+        For what means nothing before its last piece. `in_segment`: the segment that must take it, however full; None lets a full one end.
+        Raises as `append`.
+        """
+        position, file, end = self._write(header, payload, in_segment)
+        if end - file.durable > _BEHIND_BYTES_MAX:
+            file.wait_durable(end)
+        elif not file.is_syncing:
+            # The disk works while the network does; without this it would begin when the last piece has come.
+            threading.Thread(target=_sync_quietly, args=(file, end), name="spool-sync", daemon=True).start()
+        return position
+
+    def _write(
+        self, header: Mapping[str, Any], payload: Sequence[Part] | Part, in_segment: str | None
+    ) -> tuple[FramePosition, AppendOnlyFile, int]:
         parts = [payload] if isinstance(payload, bytes | bytearray | memoryview) else payload
         encoded = json.dumps(dict(header)).encode()
         if len(encoded) > FRAME_HEADER_BYTES_MAX - OVERHEAD_BYTES:
@@ -213,15 +240,15 @@ class SegmentWriter:
         with self._turn:
             if self._is_closed:
                 raise TemporarilyUnable("the spool segment is closed")
-            if self._sequence and self._file.end >= self._spool._segment_bytes_max:
+            if in_segment is not None and in_segment != self._keys.segment_id:
+                raise TemporarilyUnable("the spool segment has ended")
+            if in_segment is None and self._sequence and self._file.end >= self._spool._segment_bytes_max:
                 self._end_segment()
                 self._begin()
             file, keys = self._file, self._keys
             offset, end = file.append(lambda at, durable: self._frame(keys, encoded, parts, at, durable))
             self._sequence += 1
-        # If we crash here the frame may be whole, torn or absent; nobody was told, and the peer sends it again.
-        file.wait_durable(end)
-        return FramePosition(keys.segment_id, offset, end - offset)
+        return FramePosition(keys.segment_id, offset, end - offset), file, end
 
     def close(self) -> None:
         """The segment is marked complete and released to its reader. May be called again."""
@@ -245,15 +272,11 @@ class SegmentWriter:
         # Without the end mark every acknowledged frame is still there; the segment then reads like one whose writer crashed.
         with contextlib.suppress(TemporarilyUnable):
             file.wait_durable(file.end)
-            _, end = file.append(
-                lambda at, durable: [[keys.pack_prefix(RecordPrefix(KIND_END, self._sequence, 0, 0, durable), at)]]
-            )
+            _, end = file.append(lambda at, durable: [[keys.pack_prefix(RecordPrefix(KIND_END, self._sequence, 0, 0, durable), at)]])
             file.wait_durable(end)
         self._spool._finish(keys.segment_id, file)
 
-    def _frame(
-        self, keys: SegmentKeys, header: bytes, parts: Sequence[Part], offset: int, durable: int
-    ) -> Iterator[Sequence[Part]]:
+    def _frame(self, keys: SegmentKeys, header: bytes, parts: Sequence[Part], offset: int, durable: int) -> Iterator[Sequence[Part]]:
         sealed_header = seal_small(keys.header_key, header, header_aad(offset))
         sealer = StreamSealer(keys.payload_key, parts, payload_context(self._hospital_id, keys.segment_id, offset))
         prefix = RecordPrefix(KIND_FRAME, self._sequence, len(sealed_header), sealer.sealed_length, durable)
@@ -263,6 +286,12 @@ class SegmentWriter:
         yield [keys.pack_prefix(prefix, offset), sealed_header, sealer.header, scratch[:written]]
         while written := sealer.next_chunk_into(scratch):
             yield [scratch[:written]]
+
+
+def _sync_quietly(file: AppendOnlyFile, end: int) -> None:
+    # A failure has poisoned the file: the `append` that matters finds out.
+    with contextlib.suppress(TemporarilyUnable):
+        file.wait_durable(end)
 
 
 def _try_lock(descriptor: int, kind: int) -> bool:

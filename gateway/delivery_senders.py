@@ -24,7 +24,7 @@ class NetworkSenders:
     """Over plain TCP to loopback or a protected network, over mutual TLS where the target says so."""
 
     def __init__(self, calling_ae_title: str, tls: ssl.SSLContext | None) -> None:
-        self._calling_ae_title, self._tls = calling_ae_title, tls
+        self._calling_ae_title, self.tls = calling_ae_title, tls
 
     def store(self, target: ReportTarget, part10: bytes) -> dict[str, Any]:
         remote = RemoteAe(
@@ -58,9 +58,9 @@ class NetworkSenders:
     def _context(self, target: ReportTarget) -> ssl.SSLContext | None:
         if not target.is_tls:
             return None
-        if self._tls is None:
+        if self.tls is None:
             raise TemporarilyUnable("no certificate to call the target with")
-        return self._tls
+        return self.tls
 
     def _exchange(self, target: ReportTarget, framed: bytes) -> bytes:
         try:

@@ -1,7 +1,7 @@
 """Who an instance says it is: the identifying elements of groups 0008 to 0020, read without decoding anything else.
 
 This is all that the network process knows of a data set. It is written to be handed to anybody's bytes:
-- Nothing past (0020,000E) is looked at; no value but the seven wanted ones is copied; what has a length is stepped over, not entered.
+- Nothing past (0020,000E) is looked at; no value but the eight wanted ones is copied; what has a length is stepped over, not entered.
 - Sequences of undefined length are walked with a stack of at most `SEQUENCE_DEPTH_MAX`, not by recursion, and no more than
   `ELEMENTS_MAX` elements are looked at within them.
 - Elements of the outermost data set ascend strictly (PS3.5 7.1). Without that rule another reader could find another identity in the
@@ -28,12 +28,14 @@ _TEXT_BYTES_MAX = 512
 SPECIFIC_CHARACTER_SET = 0x00080005
 SOP_CLASS_UID = 0x00080016
 SOP_INSTANCE_UID = 0x00080018
+ACCESSION_NUMBER = 0x00080050
 PATIENT_ID = 0x00100020
 ISSUER_OF_PATIENT_ID = 0x00100021
 STUDY_INSTANCE_UID = 0x0020000D
 SERIES_INSTANCE_UID = 0x0020000E
 _WANTED = frozenset(
-    {SPECIFIC_CHARACTER_SET, SOP_CLASS_UID, SOP_INSTANCE_UID, PATIENT_ID, ISSUER_OF_PATIENT_ID, STUDY_INSTANCE_UID, SERIES_INSTANCE_UID}
+    {SPECIFIC_CHARACTER_SET, SOP_CLASS_UID, SOP_INSTANCE_UID, ACCESSION_NUMBER, PATIENT_ID, ISSUER_OF_PATIENT_ID}
+    | {STUDY_INSTANCE_UID, SERIES_INSTANCE_UID}
 )
 
 _UNDEFINED = 0xFFFFFFFF
@@ -69,6 +71,7 @@ class HeaderFacts:
     patient_id: bytes
     issuer_of_patient_id: bytes
     specific_character_set: bytes
+    accession_number: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +119,7 @@ def scan_header(payload: bytes | memoryview | Sequence[bytes | memoryview], tran
         _text(values, PATIENT_ID),
         _text(values, ISSUER_OF_PATIENT_ID),
         _text(values, SPECIFIC_CHARACTER_SET),
+        _text(values, ACCESSION_NUMBER),
     )
 
 

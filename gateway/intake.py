@@ -2,7 +2,7 @@
 
 0. The association was admitted: called and calling AE title, certificate and hospital belong together (`admit`).
 1. The header says which study and instance it is, and the command said the same (a swapped UID is an attack or a broken sender).
-2. There is room: the free-space floor holds.
+2. There is room: the free-space floor, the hospital's quota and its rate hold.
 3. The payload is sealed into the association's spool segment, and the segment is synchronised (group commit).
    If we crash before this, the sender was told nothing and sends again; after it, recovery finds the frame.
 4. The frame is handed to the index, which writes its row within a second; only then could anybody look for it, never the sender.
@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -30,11 +29,15 @@ from crypto.keys import KeyStore
 from crypto.payload_digest import PayloadDigestKey
 from crypto.spool import FramePosition, SegmentWriter, Spool
 from gateway import dimse_responses as dimse
+from gateway.commitment_queue import CommitmentAnswer, queue_commitment
 from gateway.header_scan import HeaderFacts, scan_header
+from gateway.intake_limits import HospitalRates, IntakeLimits
+from gateway.intake_limits import free_bytes as free_bytes
 from gateway.intake_port import (
     CALLED_AE_TITLE_NOT_RECOGNIZED,
     CALLING_AE_TITLE_NOT_RECOGNIZED,
     CERTIFICATE_NOT_OF_AE_TITLE,
+    TEMPORARY_CONGESTION,
     AcceptedContext,
     Admission,
     CommitmentResult,
@@ -54,8 +57,6 @@ UID_MISMATCH = "UID_MISMATCH"
 CLASS_MISMATCH = "CLASS_MISMATCH"
 #: A refused peer that hammers gets one audit entry per this many seconds, with the count of the silent ones in the next.
 _REFUSAL_AUDIT_SECONDS = 1.0
-#: Free space is looked at once per this many instances of an association.
-_SPACE_CHECK_EVERY = 16
 
 
 @dataclass
@@ -85,11 +86,11 @@ class GatewayIntake:
         ae_title: str,
         free_bytes_floor: int,
         now: Callable[[], datetime],
-        deliver_commitment: Callable[[str, str, CommitmentResult], None] | None = None,
+        rates: HospitalRates | None = None,
     ) -> None:
         self.database, self.keys, self.spool, self.index, self.now = database, keys, spool, index, now
-        self._ae_title, self._free_bytes_floor, self._spool_path = ae_title, free_bytes_floor, spool_path
-        self._deliver_commitment = deliver_commitment
+        self.limits = IntakeLimits(database, spool_path, free_bytes_floor=free_bytes_floor, now=now, rates=rates)
+        self._ae_title = ae_title
         self._refusals: dict[tuple[str, str], tuple[datetime, int]] = {}
         self._refusals_lock = threading.Lock()
 
@@ -103,6 +104,8 @@ class GatewayIntake:
             self._audit_refusal(peer, refusal)
             return refusal
         assert sender is not None
+        if not self.limits.may_associate(sender.hospital_id):
+            return TEMPORARY_CONGESTION
         return Admission(hospital_id=sender.hospital_id)
 
     def open_session(self, peer: Peer, admission: Admission, contexts: Sequence[AcceptedContext]) -> IntakeSession:
@@ -157,8 +160,9 @@ class GatewayIntake:
 
     def commitment_undelivered(self, session: object, transaction_uid: str, result: CommitmentResult) -> None:
         assert isinstance(session, IntakeSession)
-        if self._deliver_commitment is not None:
-            self._deliver_commitment(session.sender, transaction_uid, result)
+        queue_commitment(
+            self.database, self.keys, session.hospital_id, session.sender, CommitmentAnswer(transaction_uid, result), now=self.now()
+        )
 
     def released(self, session: object, how: SessionEnd) -> None:
         assert isinstance(session, IntakeSession)
@@ -176,13 +180,10 @@ class GatewayIntake:
             session.segment.close()
             session.segment = None
 
-    def require_room(self, session: IntakeSession) -> None:
-        """Raises: TemporarilyUnable below the free-space floor (the sender gets 0xA700)."""
-        if session.instances % _SPACE_CHECK_EVERY == 0 and free_bytes(self._spool_path) < self._free_bytes_floor:
-            log.error("spool_space_low", hospital_id=session.hospital_id)
-            raise TemporarilyUnable("out of resources: the spool's disk is below its floor")
-
     def segment_of(self, session: IntakeSession) -> SegmentWriter:
+        """The session's open segment, or a new one: the first, or one after a sync that failed and spoiled the last."""
+        if session.segment is not None and not session.segment.takes_frames:
+            self.close(session)
         if session.segment is None:
             session.segment = self.spool.open_segment(session.hospital_id, session.facts)
         return session.segment
@@ -191,7 +192,7 @@ class GatewayIntake:
         self, session: IntakeSession, head: InstanceHead, facts: HeaderFacts, payload_bytes: int, payload_digest: str
     ) -> dict[str, Any]:
         """What a frame says of itself: enough to write its row again from the spool alone."""
-        return {
+        header = {
             "hospital_id": session.hospital_id,
             "received_at": self.now().isoformat(),
             "sop_class_uid": head.sop_class_uid,
@@ -202,6 +203,11 @@ class GatewayIntake:
             "instance_lookup": self._instance_lookup(session, facts.sop_instance_uid),
             "sop_instance_uid": facts.sop_instance_uid,
         }
+        if facts.accession_number and facts.accession_number.isascii():
+            # As `accession_lookup` makes it. Outside ASCII it depends on the character set, which nobody decodes here.
+            accession_number = facts.accession_number.decode("ascii").strip()
+            header["order_lookup"] = keyed_digest(session.lookup_key, "accession", accession_number)
+        return header
 
     # -- inside
 
@@ -257,11 +263,13 @@ def receive_instance(intake: GatewayIntake, session: IntakeSession, head: Instan
     Raises: RefusedContent (mismatch, malformed header), TemporarilyUnable (no room, disk failed): nothing was kept then.
     """
     facts = checked_header(head, parts)
-    intake.require_room(session)
+    payload_bytes = sum(part.nbytes for part in parts)
+    intake.limits.require_instance(session.hospital_id)
+    intake.limits.require_room(session.hospital_id, payload_bytes)
     digest = session.digest_key.begin()
     for part in parts:
         digest.update(part)
-    header = intake.frame_header(session, head, facts, sum(part.nbytes for part in parts), digest.hexdigest())
+    header = intake.frame_header(session, head, facts, payload_bytes, digest.hexdigest())
     position = intake.segment_of(session).append(header, parts)
     session.instances += 1
     intake.index.add(SpooledFrame(position, header))
@@ -281,7 +289,8 @@ def checked_header(head: InstanceHead, parts: Sequence[memoryview]) -> HeaderFac
 class LargeIntake:
     """An instance over the association's window: each piece is a sealed frame of its own, the last frame names the pieces.
 
-    Only the last frame makes an instance of them; pieces without it are dropped with their segment.
+    Only the last frame makes an instance of them, and one sync behind it covers them all; pieces without it are dropped with their segment.
+    All lie in one segment: the row of the instance names one, and a segment that no row names is removed.
     """
 
     def __init__(self, intake: GatewayIntake, session: IntakeSession, head: InstanceHead) -> None:
@@ -290,23 +299,27 @@ class LargeIntake:
         self._digest = session.digest_key.begin()
         self._bytes = 0
         self._pieces: list[list[int]] = []
-        intake.require_room(session)
+        self._segment_id: str | None = None
+        intake.limits.require_instance(session.hospital_id)
         self._segment = intake.segment_of(session)
 
     def append(self, parts: Sequence[memoryview]) -> None:
         if self._facts is None:
             self._facts = checked_header(self._head, parts)
+        self._intake.limits.require_room(self._session.hospital_id, sum(part.nbytes for part in parts))
         for part in parts:
             self._digest.update(part)
             self._bytes += part.nbytes
-        position = self._segment.append({"piece": len(self._pieces)}, parts)
+        position = self._segment.append_behind({"piece": len(self._pieces)}, parts, in_segment=self._segment_id)
+        self._segment_id = position.segment_id
         self._pieces.append([position.offset, position.length])
 
     def finish(self) -> int:
         assert self._facts is not None, "the listener hands over at least one piece"
         header = self._intake.frame_header(self._session, self._head, self._facts, self._bytes, self._digest.hexdigest())
         header["pieces"] = self._pieces
-        position = self._segment.append(header, [])
+        # If we crash before this returns, some pieces are on the disk and nothing names them.
+        position = self._segment.append(header, [], in_segment=self._segment_id)
         self._session.instances += 1
         self._intake.index.add(SpooledFrame(position, header))
         return dimse.SUCCESS
@@ -322,8 +335,3 @@ def read_spooled_payload(spool: Spool, position: FramePosition) -> bytes:
     if pieces is None:
         return payload
     return b"".join(spool.read_frame(FramePosition(position.segment_id, offset, length))[1] for offset, length in pieces)
-
-
-def free_bytes(path: Path) -> int:
-    status = os.statvfs(path)
-    return status.f_bavail * status.f_frsize

@@ -21,11 +21,13 @@ import compliance.hospital
 import compliance.law_in_force
 import compliance.order
 import compliance.patient_status
+import compliance.pixel_review
 import compliance.principal
 import compliance.privacy_review
 import compliance.quarantine
 import compliance.reminders
 import compliance.study
+import gateway.intake_rows
 import gateway.received
 import reporting.delivery_queue
 import reporting.report
@@ -49,11 +51,13 @@ _OWNERS = (
     compliance.law_in_force,
     compliance.order,
     compliance.patient_status,
+    compliance.pixel_review,
     compliance.principal,
     compliance.privacy_review,
     compliance.quarantine,
     compliance.reminders,
     compliance.study,
+    gateway.intake_rows,
     gateway.received,
     reporting.delivery_queue,
     reporting.report,

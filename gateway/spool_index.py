@@ -22,7 +22,9 @@ from compliance import audit
 from compliance.database import Database, is_unique_violation
 from crypto.errors import IntegrityFailure, NotFound, ReadgateError, TemporarilyUnable
 from crypto.spool import FramePosition, Spool
+from gateway.expected_instances import note_expected_reached
 from gateway.received import ReceivedInstance, ReceivedState, ReceivedStudy
+from gateway.received_usage import add_usage
 
 log = structlog.get_logger()
 _BATCH_MAX = 2000
@@ -179,7 +181,8 @@ def _index_frames(database: Database, frames: Sequence[SpooledFrame]) -> None:
             return
         studies = _studies_of(session, fresh)
         same_uid = _kept_under(session, fresh)
-        rows, added = [], Counter[int]()
+        rows, added, added_bytes = [], Counter[int](), Counter[str]()
+        counts_before = {key: study.instance_count for key, study in studies.items()}
         for frame in fresh:
             study = studies[_study_key(frame)]
             assert study.received_study_pk is not None
@@ -191,8 +194,16 @@ def _index_frames(database: Database, frames: Sequence[SpooledFrame]) -> None:
             added[study.received_study_pk] += 1
             if not is_duplicate:
                 earlier.add(mine)
+                added_bytes[study.hospital_id] += frame.header["payload_bytes"]
                 _count_in(study)
         session.execute(insert(ReceivedInstance), rows)
+        orders = {studies[_study_key(frame)].received_study_pk or 0: frame.header.get("order_lookup", "") for frame in fresh}
+        note_expected_reached(
+            session,
+            [(study, counts_before[key]) for key, study in studies.items()],
+            {study_pk: lookup for study_pk, lookup in orders.items() if lookup},
+        )
+        add_usage(session, added_bytes)
         session.add_all(studies.values())
         hospital_of = {study.received_study_pk: study.hospital_id for study in studies.values()}
         for received_study_pk, count in added.items():
@@ -262,7 +273,7 @@ def _kept_under(session: Session, frames: Sequence[SpooledFrame]) -> dict[tuple[
 
 def _row(study: ReceivedStudy, frame: SpooledFrame, *, is_duplicate: bool, is_conflicting: bool) -> dict[str, Any]:
     header, position = frame.header, frame.position
-    return {
+    return _ROW_DEFAULTS | {
         "received_study_pk": study.received_study_pk,
         "hospital_id": study.hospital_id,
         "instance_lookup": header["instance_lookup"],
@@ -277,6 +288,14 @@ def _row(study: ReceivedStudy, frame: SpooledFrame, *, is_duplicate: bool, is_co
         "is_duplicate": is_duplicate,
         "is_conflicting": is_conflicting,
     }
+
+
+#: A bulk insert goes past the model, which would fill these in.
+_ROW_DEFAULTS: dict[str, Any] = {
+    name: description.get_default(call_default_factory=True)
+    for name, description in ReceivedInstance.model_fields.items()
+    if not description.is_required() and name != "instance_pk"
+}
 
 
 def _count_in(study: ReceivedStudy) -> None:

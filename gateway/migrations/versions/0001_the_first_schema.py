@@ -122,6 +122,7 @@ def upgrade() -> None:
     sa.Column('quiet_seconds', sa.Float(), nullable=False),
     sa.Column('turnaround_minutes', sa.JSON(), nullable=False),
     sa.Column('deidentify_options', sa.JSON(), nullable=False),
+    sa.Column('edge_public_key', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
     sa.Column('quota_bytes', sa.Integer(), nullable=True),
     sa.Column('created_at', compliance.database.UtcDateTime(timezone=True), nullable=False),
     sa.PrimaryKeyConstraint('hospital_id', name=op.f('pk_hospital'))
@@ -153,6 +154,23 @@ def upgrade() -> None:
     )
     with op.batch_alter_table('reminder', schema=None) as batch_op:
         batch_op.create_index(batch_op.f('ix_reminder_reminded_at'), ['reminded_at'], unique=False)
+
+    op.create_table('commitment_report',
+    sa.Column('report_pk', sa.Integer(), nullable=False),
+    sa.Column('hospital_id', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('calling_ae_title', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('state', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('sealed', sa.LargeBinary(), nullable=False),
+    sa.Column('attempts', sa.Integer(), nullable=False),
+    sa.Column('next_attempt_at', compliance.database.UtcDateTime(timezone=True), nullable=False),
+    sa.Column('created_at', compliance.database.UtcDateTime(timezone=True), nullable=False),
+    sa.ForeignKeyConstraint(['hospital_id'], ['hospital.hospital_id'], name=op.f('fk_commitment_report_hospital_id_hospital')),
+    sa.PrimaryKeyConstraint('report_pk', name=op.f('pk_commitment_report'))
+    )
+    with op.batch_alter_table('commitment_report', schema=None) as batch_op:
+        batch_op.create_index(batch_op.f('ix_commitment_report_hospital_id'), ['hospital_id'], unique=False)
+        batch_op.create_index(batch_op.f('ix_commitment_report_next_attempt_at'), ['next_attempt_at'], unique=False)
+        batch_op.create_index(batch_op.f('ix_commitment_report_state'), ['state'], unique=False)
 
     op.create_table('consent',
     sa.Column('consent_pk', sa.Integer(), nullable=False),
@@ -205,6 +223,30 @@ def upgrade() -> None:
     sa.ForeignKeyConstraint(['evidence_id'], ['evidence.evidence_id'], name=op.f('fk_evidence_document_evidence_id_evidence')),
     sa.PrimaryKeyConstraint('evidence_id', name=op.f('pk_evidence_document'))
     )
+    op.create_table('expected_instances',
+    sa.Column('lookup', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('hospital_id', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('expected', sa.Integer(), nullable=False),
+    sa.Column('stated_at', compliance.database.UtcDateTime(timezone=True), nullable=False),
+    sa.ForeignKeyConstraint(['hospital_id'], ['hospital.hospital_id'], name=op.f('fk_expected_instances_hospital_id_hospital')),
+    sa.PrimaryKeyConstraint('lookup', name=op.f('pk_expected_instances'))
+    )
+    with op.batch_alter_table('expected_instances', schema=None) as batch_op:
+        batch_op.create_index(batch_op.f('ix_expected_instances_hospital_id'), ['hospital_id'], unique=False)
+
+    op.create_table('hospital_mask',
+    sa.Column('mask_pk', sa.Integer(), nullable=False),
+    sa.Column('hospital_id', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('mask', sa.JSON(), nullable=False),
+    sa.Column('is_active', sa.Boolean(), nullable=False),
+    sa.Column('decided_at', compliance.database.UtcDateTime(timezone=True), nullable=False),
+    sa.Column('decided_by', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.ForeignKeyConstraint(['hospital_id'], ['hospital.hospital_id'], name=op.f('fk_hospital_mask_hospital_id_hospital')),
+    sa.PrimaryKeyConstraint('mask_pk', name=op.f('pk_hospital_mask'))
+    )
+    with op.batch_alter_table('hospital_mask', schema=None) as batch_op:
+        batch_op.create_index(batch_op.f('ix_hospital_mask_hospital_id'), ['hospital_id'], unique=False)
+
     op.create_table('imaging_order',
     sa.Column('order_lookup', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
     sa.Column('hospital_id', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
@@ -248,6 +290,22 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f('ix_patient_status_hospital_id'), ['hospital_id'], unique=False)
         batch_op.create_index(batch_op.f('ix_patient_status_patient_pseudonym'), ['patient_pseudonym'], unique=False)
 
+    op.create_table('pixel_review',
+    sa.Column('review_pk', sa.Integer(), nullable=False),
+    sa.Column('hospital_id', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('received_study_pk', sa.Integer(), nullable=False),
+    sa.Column('instance_pk', sa.Integer(), nullable=False),
+    sa.Column('boxes', sa.JSON(), nullable=False),
+    sa.Column('decided_at', compliance.database.UtcDateTime(timezone=True), nullable=False),
+    sa.Column('decided_by', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.ForeignKeyConstraint(['hospital_id'], ['hospital.hospital_id'], name=op.f('fk_pixel_review_hospital_id_hospital')),
+    sa.PrimaryKeyConstraint('review_pk', name=op.f('pk_pixel_review')),
+    sa.UniqueConstraint('instance_pk', name=op.f('uq_pixel_review_instance_pk'))
+    )
+    with op.batch_alter_table('pixel_review', schema=None) as batch_op:
+        batch_op.create_index(batch_op.f('ix_pixel_review_hospital_id'), ['hospital_id'], unique=False)
+        batch_op.create_index(batch_op.f('ix_pixel_review_received_study_pk'), ['received_study_pk'], unique=False)
+
     op.create_table('principal',
     sa.Column('principal_id', sqlmodel.sql.sqltypes.AutoString(length=64), nullable=False),
     sa.Column('role', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
@@ -272,6 +330,7 @@ def upgrade() -> None:
     sa.Column('element_tag', sqlmodel.sql.sqltypes.AutoString(), nullable=True),
     sa.Column('detail', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
     sa.Column('instance_count', sa.Integer(), nullable=False),
+    sa.Column('is_partial', sa.Boolean(), nullable=False),
     sa.Column('state', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
     sa.Column('held_at', compliance.database.UtcDateTime(timezone=True), nullable=False),
     sa.Column('decided_at', compliance.database.UtcDateTime(timezone=True), nullable=True),
@@ -308,6 +367,12 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f('ix_received_study_state'), ['state'], unique=False)
         batch_op.create_index(batch_op.f('ix_received_study_study_instance_uid'), ['study_instance_uid'], unique=False)
 
+    op.create_table('received_usage',
+    sa.Column('hospital_id', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('stored_bytes', sa.BigInteger(), nullable=False),
+    sa.ForeignKeyConstraint(['hospital_id'], ['hospital.hospital_id'], name=op.f('fk_received_usage_hospital_id_hospital')),
+    sa.PrimaryKeyConstraint('hospital_id', name=op.f('pk_received_usage'))
+    )
     op.create_table('report_target',
     sa.Column('target_pk', sa.Integer(), nullable=False),
     sa.Column('hospital_id', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
@@ -348,10 +413,13 @@ def upgrade() -> None:
     sa.Column('id_class', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
     sa.Column('manifest_digest', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
     sa.Column('instance_count', sa.Integer(), nullable=False),
+    sa.Column('held_instances', sa.Integer(), nullable=False),
+    sa.Column('left_out_instances', sa.Integer(), nullable=False),
     sa.Column('amendment', sa.Integer(), nullable=False),
     sa.Column('completed_at', compliance.database.UtcDateTime(timezone=True), nullable=False),
     sa.Column('available_at', compliance.database.UtcDateTime(timezone=True), nullable=False),
     sa.Column('deidentification', sa.JSON(), nullable=False),
+    sa.Column('deid_manifest', sa.JSON(), nullable=False),
     sa.ForeignKeyConstraint(['hospital_id'], ['hospital.hospital_id'], name=op.f('fk_study_hospital_id_hospital')),
     sa.PrimaryKeyConstraint('study_pk', name=op.f('pk_study')),
     sa.UniqueConstraint('study_instance_uid', name=op.f('uq_study_study_instance_uid')),
@@ -374,6 +442,20 @@ def upgrade() -> None:
     )
     with op.batch_alter_table('study_link', schema=None) as batch_op:
         batch_op.create_index(batch_op.f('ix_study_link_hospital_id'), ['hospital_id'], unique=False)
+
+    op.create_table('upload_credential',
+    sa.Column('credential_id', sqlmodel.sql.sqltypes.AutoString(length=32), nullable=False),
+    sa.Column('hospital_id', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('name', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('token_digest', sqlmodel.sql.sqltypes.AutoString(length=64), nullable=False),
+    sa.Column('created_at', compliance.database.UtcDateTime(timezone=True), nullable=False),
+    sa.Column('revoked_at', compliance.database.UtcDateTime(timezone=True), nullable=True),
+    sa.ForeignKeyConstraint(['hospital_id'], ['hospital.hospital_id'], name=op.f('fk_upload_credential_hospital_id_hospital')),
+    sa.PrimaryKeyConstraint('credential_id', name=op.f('pk_upload_credential')),
+    sa.UniqueConstraint('token_digest', name=op.f('uq_upload_credential_token_digest'))
+    )
+    with op.batch_alter_table('upload_credential', schema=None) as batch_op:
+        batch_op.create_index(batch_op.f('ix_upload_credential_hospital_id'), ['hospital_id'], unique=False)
 
     op.create_table('enrolled_device',
     sa.Column('token_digest', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
@@ -406,6 +488,14 @@ def upgrade() -> None:
     with op.batch_alter_table('login_session', schema=None) as batch_op:
         batch_op.create_index(batch_op.f('ix_login_session_principal_id'), ['principal_id'], unique=False)
 
+    op.create_table('peer_address',
+    sa.Column('calling_ae_title', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('host', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('port', sa.Integer(), nullable=False),
+    sa.Column('is_tls', sa.Boolean(), nullable=False),
+    sa.ForeignKeyConstraint(['calling_ae_title'], ['dicom_peer.calling_ae_title'], name=op.f('fk_peer_address_calling_ae_title_dicom_peer')),
+    sa.PrimaryKeyConstraint('calling_ae_title', name=op.f('pk_peer_address'))
+    )
     op.create_table('reader',
     sa.Column('reader_id', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
     sa.Column('employer_id', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
@@ -438,18 +528,32 @@ def upgrade() -> None:
     sa.Column('pack_name', sqlmodel.sql.sqltypes.AutoString(), nullable=True),
     sa.Column('pack_offset', sa.BigInteger(), nullable=True),
     sa.Column('sealed_length', sa.BigInteger(), nullable=True),
+    sa.Column('held_item_pk', sa.Integer(), nullable=True),
+    sa.Column('held_detail', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('held_boxes', sa.JSON(), nullable=False),
+    sa.Column('is_left_out', sa.Boolean(), nullable=False),
     sa.Column('sop_instance_uid', sqlmodel.sql.sqltypes.AutoString(), nullable=True),
     sa.ForeignKeyConstraint(['received_study_pk'], ['received_study.received_study_pk'], name=op.f('fk_received_instance_received_study_pk_received_study')),
     sa.PrimaryKeyConstraint('instance_pk', name=op.f('pk_received_instance')),
     sa.UniqueConstraint('segment_id', 'frame_offset', name=op.f('uq_received_instance_segment_id'))
     )
     with op.batch_alter_table('received_instance', schema=None) as batch_op:
+        batch_op.create_index(batch_op.f('ix_received_instance_held_item_pk'), ['held_item_pk'], unique=False)
         batch_op.create_index(batch_op.f('ix_received_instance_hospital_id'), ['hospital_id'], unique=False)
         batch_op.create_index(batch_op.f('ix_received_instance_instance_lookup'), ['instance_lookup'], unique=False)
         batch_op.create_index(batch_op.f('ix_received_instance_pack_name'), ['pack_name'], unique=False)
         batch_op.create_index(batch_op.f('ix_received_instance_received_study_pk'), ['received_study_pk'], unique=False)
         batch_op.create_index(batch_op.f('ix_received_instance_segment_id'), ['segment_id'], unique=False)
         batch_op.create_index(batch_op.f('ix_received_instance_sop_instance_uid'), ['sop_instance_uid'], unique=False)
+
+    op.create_table('received_order',
+    sa.Column('received_study_pk', sa.Integer(), nullable=False),
+    sa.Column('order_lookup', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.ForeignKeyConstraint(['received_study_pk'], ['received_study.received_study_pk'], name=op.f('fk_received_order_received_study_pk_received_study')),
+    sa.PrimaryKeyConstraint('received_study_pk', name=op.f('pk_received_order'))
+    )
+    with op.batch_alter_table('received_order', schema=None) as batch_op:
+        batch_op.create_index(batch_op.f('ix_received_order_order_lookup'), ['order_lookup'], unique=False)
 
     op.create_table('registered_network',
     sa.Column('network_pk', sa.Integer(), nullable=False),
@@ -813,6 +917,10 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f('ix_registered_network_principal_id'))
 
     op.drop_table('registered_network')
+    with op.batch_alter_table('received_order', schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f('ix_received_order_order_lookup'))
+
+    op.drop_table('received_order')
     with op.batch_alter_table('received_instance', schema=None) as batch_op:
         batch_op.drop_index(batch_op.f('ix_received_instance_sop_instance_uid'))
         batch_op.drop_index(batch_op.f('ix_received_instance_segment_id'))
@@ -820,9 +928,11 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f('ix_received_instance_pack_name'))
         batch_op.drop_index(batch_op.f('ix_received_instance_instance_lookup'))
         batch_op.drop_index(batch_op.f('ix_received_instance_hospital_id'))
+        batch_op.drop_index(batch_op.f('ix_received_instance_held_item_pk'))
 
     op.drop_table('received_instance')
     op.drop_table('reader')
+    op.drop_table('peer_address')
     with op.batch_alter_table('login_session', schema=None) as batch_op:
         batch_op.drop_index(batch_op.f('ix_login_session_principal_id'))
 
@@ -831,6 +941,10 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f('ix_enrolled_device_principal_id'))
 
     op.drop_table('enrolled_device')
+    with op.batch_alter_table('upload_credential', schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f('ix_upload_credential_hospital_id'))
+
+    op.drop_table('upload_credential')
     with op.batch_alter_table('study_link', schema=None) as batch_op:
         batch_op.drop_index(batch_op.f('ix_study_link_hospital_id'))
 
@@ -844,6 +958,7 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f('ix_report_target_hospital_id'))
 
     op.drop_table('report_target')
+    op.drop_table('received_usage')
     with op.batch_alter_table('received_study', schema=None) as batch_op:
         batch_op.drop_index(batch_op.f('ix_received_study_study_instance_uid'))
         batch_op.drop_index(batch_op.f('ix_received_study_state'))
@@ -857,6 +972,11 @@ def downgrade() -> None:
 
     op.drop_table('quarantine_item')
     op.drop_table('principal')
+    with op.batch_alter_table('pixel_review', schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f('ix_pixel_review_received_study_pk'))
+        batch_op.drop_index(batch_op.f('ix_pixel_review_hospital_id'))
+
+    op.drop_table('pixel_review')
     with op.batch_alter_table('patient_status', schema=None) as batch_op:
         batch_op.drop_index(batch_op.f('ix_patient_status_patient_pseudonym'))
         batch_op.drop_index(batch_op.f('ix_patient_status_hospital_id'))
@@ -870,6 +990,14 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f('ix_imaging_order_hospital_id'))
 
     op.drop_table('imaging_order')
+    with op.batch_alter_table('hospital_mask', schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f('ix_hospital_mask_hospital_id'))
+
+    op.drop_table('hospital_mask')
+    with op.batch_alter_table('expected_instances', schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f('ix_expected_instances_hospital_id'))
+
+    op.drop_table('expected_instances')
     op.drop_table('evidence_document')
     with op.batch_alter_table('dicom_peer', schema=None) as batch_op:
         batch_op.drop_index(batch_op.f('ix_dicom_peer_hospital_id'))
@@ -883,6 +1011,12 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f('ix_consent_patient_pseudonym'))
 
     op.drop_table('consent')
+    with op.batch_alter_table('commitment_report', schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f('ix_commitment_report_state'))
+        batch_op.drop_index(batch_op.f('ix_commitment_report_next_attempt_at'))
+        batch_op.drop_index(batch_op.f('ix_commitment_report_hospital_id'))
+
+    op.drop_table('commitment_report')
     with op.batch_alter_table('reminder', schema=None) as batch_op:
         batch_op.drop_index(batch_op.f('ix_reminder_reminded_at'))
 
