@@ -51,7 +51,7 @@ _CLOSE_PIXELS_MAX = 130_000
 
 @dataclass(frozen=True)
 class ScreenedBox:
-    """A place in every frame. `why`: "mask", "identifying", "unknown text" (blanked), "text on anatomy" (proposed to a person)."""
+    """A place in every frame. `why`: "mask", "reviewed", "identifying", "unknown text" (blanked), "text on anatomy" (proposed to a person)."""
 
     box: Box
     why: str
@@ -87,11 +87,13 @@ def screen_pixels(
     *,
     masks: Iterable[DeviceMask] | None = None,
     bytes_max: int | None = None,
+    reviewed: Sequence[Box] | None = None,
 ) -> PixelScreening:
     """The instance is CLEAN (unchanged), CLEANED (blanked, proved by reading it again) or on HOLD.
 
     `dataset.file_meta.TransferSyntaxUID` must be set; a CLEANED dataset may carry another one. `identity` are the names, numbers, dates and
     places of the study as its header writes them. `masks` default to the known ones; a hospital's own are added by the caller.
+    `reviewed` are the boxes a person chose for this very instance: they are blanked, and unknown text beside them stays, for it was looked at.
     Never raises for bad pixels: they are held.
     """
     if not any(keyword in dataset for keyword in _PIXELS) and not overlay_groups(dataset):
@@ -101,13 +103,19 @@ def screen_pixels(
     if risk is None and not overlay_groups(dataset):
         return PixelScreening("CLEAN", "", (), dataset)
     try:
-        return _screened(dataset, identity_forms(identity), detector, matching if risk else [], risk or "overlay", bytes_max)
+        return _screened(dataset, identity_forms(identity), detector, matching if risk else [], risk or "overlay", bytes_max, reviewed)
     except RefusedContent as refused:
         return PixelScreening("HOLD", refused.reason_code, (), dataset, risk or "overlay")
 
 
 def _screened(
-    dataset: Dataset, identity: IdentityForms, detector: TextDetector | None, masks: Sequence[DeviceMask], risk: str, bytes_max: int | None
+    dataset: Dataset,
+    identity: IdentityForms,
+    detector: TextDetector | None,
+    masks: Sequence[DeviceMask],
+    risk: str,
+    bytes_max: int | None,
+    reviewed: Sequence[Box] | None,
 ) -> PixelScreening:
     names = tuple(mask.name for mask in masks)
     result, overlays = _without_overlay_text(dataset, identity, detector)
@@ -117,10 +125,12 @@ def _screened(
     if detector is None:
         return PixelScreening("HOLD", "OCR_UNAVAILABLE", (), dataset, risk, 0, names)
     boxes = [ScreenedBox(cut, "mask") for mask in masks for cut in _cut(mask.boxes, shape)]
+    grid = lossy_block_pixels(dataset)
+    boxes += [ScreenedBox(cut, "reviewed") for cut in _cut((_on_grid(box, grid) for box in reviewed or ()), shape)]
     # 1. and 2. masks first: what they cover is not read
     readings, pictures = _readings(looks_of(result, shape), [box.box for box in boxes], identity, detector)
     held = _decide(readings, boxes, dataset, shape)
-    if held:
+    if held and reviewed is None:
         return PixelScreening("HOLD", "TEXT_ON_ANATOMY", (*boxes, *held), dataset, risk, pictures, names)
     if not boxes:
         outcome: Outcome = "CLEANED" if overlays else "CLEAN"
@@ -136,7 +146,7 @@ def _screened(
         pictures += more
         count = fresh = len(boxes)
         held = _decide(left, boxes, dataset, shape)
-        if held:
+        if held and reviewed is None:
             return PixelScreening("HOLD", "TEXT_ON_ANATOMY", (*boxes, *held), dataset, risk, pictures, names)
         if len(boxes) == count:
             _say_so(cleaned, was_lossy=lossy_block_pixels(dataset) > 0)
@@ -239,9 +249,12 @@ def _widened(box: Box, grid: int, shape: PixelShape) -> Box:
     x0, y0, x1, y1 = box
     margin = 3 + (y1 - y0) // 8
     x0, y0, x1, y1 = x0 - margin, y0 - margin, x1 + margin, y1 + margin
-    if grid:
-        x0, y0, x1, y1 = x0 // grid * grid, y0 // grid * grid, -(-x1 // grid) * grid, -(-y1 // grid) * grid
-    return _cut([(x0, y0, x1, y1)], shape)[0]
+    return _cut([_on_grid((x0, y0, x1, y1), grid)], shape)[0]
+
+
+def _on_grid(box: Box, grid: int) -> Box:
+    x0, y0, x1, y1 = box
+    return (x0 // grid * grid, y0 // grid * grid, -(-x1 // grid) * grid, -(-y1 // grid) * grid) if grid else box
 
 
 def _cut(boxes: Iterable[Box], shape: PixelShape) -> list[Box]:

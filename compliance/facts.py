@@ -1,4 +1,4 @@
-"""The facts of one decision, gathered from the rows that own them.
+"""The facts of one decision, gathered from the rows that own them, each with where it came from.
 
 The document has the shape decision.py asks for (its schema refuses what it does not know). Nothing is decided here: what is missing
 stays missing (None), and the gates turn it into a reason.
@@ -9,13 +9,31 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlmodel import Session
+from sqlmodel import Session, select
 
-from compliance.credential import Credential, Employer, Evidence, Reader, newest_consent, standing_credentials, standing_evidence
+from compliance.consent_terms import DENY, PERMIT, ConsentQuestion, standing_of
+from compliance.counters import count_facts
+from compliance.credential import (
+    Consent,
+    Credential,
+    Employer,
+    Evidence,
+    Reader,
+    newest_consent,
+    standing_credentials,
+    standing_evidence,
+)
+from compliance.emergency_access import ACTIONS, PURPOSE, EmergencyAccess, break_glass_facts, standing_access
+from compliance.deid_manifest import id_class_of
 from compliance.hospital import Hospital, require_hospital
+from compliance.jurisdiction import country_of
+from compliance.patient_status import newest_statement
 from compliance.principal import LoginSession
-from compliance.study import Study
+from compliance.study import Instance, Study
 from crypto.errors import IntegrityFailure
+from crypto.keys import KeyStore
+
+_NEVER = "no row"
 
 
 def gather_facts(
@@ -27,57 +45,87 @@ def gather_facts(
     login: LoginSession | None,
     at: datetime,
     object_kind: str = "CURRENT",
-    purpose: str = "TREAT",
-    break_glass: dict[str, str] | None = None,
+    keys: KeyStore | None = None,
+    emergency: EmergencyAccess | None = None,
 ) -> dict[str, Any]:
     """The facts document for `reader` doing `action` with `study` at `at`.
 
     Routing looks at readers who are not here: there is no login then, and the engine does not ask for one (claiming does).
+
+    Without `keys` nobody is counted, and a rule that asks for a number denies it as missing. `emergency` is an access about to begin; one
+    that is in force is found in its row.
     """
     hospital = require_hospital(session, study.hospital_id)
     employer = session.get(Employer, reader.employer_id)
     if employer is None:
         raise IntegrityFailure(f"employer {reader.employer_id} is referred to and not there")
+    if emergency is None and action in ACTIONS:
+        emergency = standing_access(
+            session, hospital_id=hospital.hospital_id, patient_pseudonym=study.patient_pseudonym, reader_id=reader.reader_id
+        )
+    purpose = PURPOSE if emergency is not None else "TREAT"
     evidence = standing_evidence(session, {hospital.hospital_id, employer.employer_id})
-    return {
+    sources: dict[str, str] = {}
+    facts = {
         "at": instant(at),
         "action": action,
         "purpose": purpose,
-        "origin": {
-            "hospital": hospital.hospital_id,
-            "jurisdiction": hospital.jurisdiction,
-            "sector": hospital.sector,
-            "flags": list(hospital.flags),
-        },
-        "object": {
-            "kind": object_kind,
-            "provenance": study.provenance,
-            "modality": study.modality,
-            "body_part": study.body_part,
-            "id_class": study.id_class,
-        },
-        "patient": {"jurisdiction": hospital.jurisdiction, "us_person": hospital.jurisdiction.startswith("US"), "can_consent": True},
-        "payer": {"kind": hospital.payer_kind},
-        "storage": {"country": hospital.storage_country},
-        "reader": {
-            "id": reader.reader_id,
-            "establishment": reader.establishment,
-            "residence": reader.residence,
-            "citizenship": reader.citizenship,
-            "employer": {
-                "id": employer.employer_id,
-                "country": employer.country,
-                "kind": employer.kind,
-                "role": employer.role,
-                "coc_ownership_pct": employer.coc_ownership_pct,
-            },
-            "credentials": [credential_facts(row) for row in standing_credentials(session, reader.reader_id)],
-        },
-        "login": _login(login),
-        "consent": _consent(session, hospital, study),
+        "origin": _origin(hospital, sources),
+        "object": _object(study, object_kind, sources),
+        "patient": _patient(session, hospital, study, emergency, sources),
+        "payer": {"kind": study.payer_kind or hospital.payer_kind},
+        "storage": {"country": study.storage_country or hospital.storage_country},
+        "reader": _reader(session, reader, employer, sources),
+        "login": _login(login, sources),
+        "consent": _consent(session, hospital, employer, study, reader, purpose, at, sources),
         "evidence": [evidence_facts(row) for row in evidence],
         "counters": {},
-        "break_glass": break_glass,
+        "break_glass": None,
+        "sources": sources,
+    }
+    sources["payer"] = _study_source(study) if study.payer_kind is not None else f"hospital/{hospital.hospital_id}"
+    sources["storage"] = _study_source(study) if study.storage_country is not None else f"hospital/{hospital.hospital_id}"
+    sources["evidence"] = f"evidence of {hospital.hospital_id} and {employer.employer_id}"
+    if keys is not None:
+        facts["counters"] = count_facts(
+            session,
+            keys,
+            hospital_id=hospital.hospital_id,
+            employer_id=employer.employer_id,
+            patient_pseudonym=study.patient_pseudonym,
+            at=at,
+        )
+        sources["counters"] = f"counted_person/{hospital.hospital_id}/{employer.employer_id}"
+    if emergency is not None:
+        facts["break_glass"] = break_glass_facts(emergency)
+        sources["break_glass"] = sources["purpose"] = _emergency_source(emergency)
+    return facts
+
+
+def gather_storage_facts(
+    session: Session, *, hospital: Hospital, object_facts: dict[str, Any], country: str, payer_kind: str | None, patient_pseudonym: str,
+    at: datetime,
+) -> dict[str, Any]:  # fmt: skip
+    """The facts document for keeping a study of `hospital` in `country`: a place and no reader."""
+    rows = [row for row in standing_evidence(session, None) if hospital.hospital_id in row.parties]
+    sources: dict[str, str] = {"storage": "setting vault.country", "evidence": f"evidence of {hospital.hospital_id}"}
+    statement = newest_statement(session, hospital.hospital_id, patient_pseudonym, "is_us_person")
+    is_us_person = statement.is_us_person if statement is not None else country_of(hospital.jurisdiction) == "US"
+    consent = newest_consent(session, hospital.hospital_id, patient_pseudonym)
+    return {
+        "at": instant(at),
+        "action": "STORE",
+        "purpose": "TREAT",
+        "origin": _origin(hospital, sources),
+        "object": object_facts,
+        "patient": {"jurisdiction": hospital.jurisdiction, "us_person": is_us_person, "can_consent": True},
+        "payer": {"kind": payer_kind or hospital.payer_kind},
+        "storage": {"country": country},
+        "consent": _no_consent(hospital) if consent is None else _plain_consent(consent),
+        "evidence": [evidence_facts(row) for row in rows],
+        "counters": {},
+        "break_glass": None,
+        "sources": sources,
     }
 
 
@@ -88,7 +136,7 @@ def instant(at: datetime) -> str:
 
 def credential_facts(row: Credential) -> dict[str, Any]:
     """The credential as the engine reads it."""
-    return {
+    facts = {
         "kind": row.kind,
         **row.claim,
         "status": row.status,
@@ -96,11 +144,16 @@ def credential_facts(row: Credential) -> dict[str, Any]:
         "expires": instant(row.expires_at),
         "psv_at": instant(row.verified_at),
     }
+    if row.credential_pk is not None:
+        facts["id"] = f"credential/{row.credential_pk}"
+    if row.verification_method:
+        facts["psv_method"] = row.verification_method
+    return facts
 
 
 def evidence_facts(row: Evidence) -> dict[str, Any]:
     """The evidence as the engine reads it."""
-    return {
+    facts = {
         "id": row.evidence_id,
         "type": row.evidence_type,
         "parties": list(row.parties),
@@ -108,11 +161,73 @@ def evidence_facts(row: Evidence) -> dict[str, Any]:
         "expires": instant(row.expires_at),
         "verified_by": row.verified_by,
     }
+    return facts if row.document_digest is None else {**facts, "sha256": row.document_digest}
 
 
-def _login(login: LoginSession | None) -> dict[str, Any]:
+def _origin(hospital: Hospital, sources: dict[str, str]) -> dict[str, Any]:
+    sources["origin"] = f"hospital/{hospital.hospital_id}"
+    return {
+        "hospital": hospital.hospital_id,
+        "jurisdiction": hospital.jurisdiction,
+        "sector": hospital.sector,
+        "flags": list(hospital.flags),
+    }
+
+
+def _object(study: Study, object_kind: str, sources: dict[str, str]) -> dict[str, Any]:
+    sources["object"] = _study_source(study)
+    return {
+        "kind": object_kind,
+        "provenance": study.provenance,
+        "modality": study.modality,
+        "body_part": study.body_part,
+        "id_class": study.id_class,
+    }
+
+
+def _patient(
+    session: Session, hospital: Hospital, study: Study, emergency: EmergencyAccess | None, sources: dict[str, str]
+) -> dict[str, Any]:
+    """Where nobody said otherwise, a patient of a US hospital is a US person, and a patient can consent."""
+    said_us = newest_statement(session, hospital.hospital_id, study.patient_pseudonym, "is_us_person")
+    said_able = newest_statement(session, hospital.hospital_id, study.patient_pseudonym, "can_consent")
+    facts = {"jurisdiction": hospital.jurisdiction, "us_person": country_of(hospital.jurisdiction) == "US", "can_consent": True}
+    sources["patient"] = f"hospital/{hospital.hospital_id}, {_NEVER} of the patient's own"
+    if said_us is not None and said_us.is_us_person is not None:
+        facts["us_person"] = said_us.is_us_person
+        sources["patient.us_person"] = f"patient_status/{said_us.status_pk}@{instant(said_us.recorded_at)}"
+    if said_able is not None and said_able.can_consent is not None:
+        facts["can_consent"] = said_able.can_consent
+        sources["patient.can_consent"] = f"patient_status/{said_able.status_pk}@{instant(said_able.recorded_at)}"
+    if emergency is not None and not emergency.can_patient_consent:
+        facts["can_consent"] = False
+        sources["patient.can_consent"] = _emergency_source(emergency)
+    return facts
+
+
+def _reader(session: Session, reader: Reader, employer: Employer, sources: dict[str, str]) -> dict[str, Any]:
+    sources["reader"] = f"reader/{reader.reader_id}"
+    sources["reader.employer"] = f"employer/{employer.employer_id}"
+    return {
+        "id": reader.reader_id,
+        "establishment": reader.establishment,
+        "residence": reader.residence,
+        "citizenship": reader.citizenship,
+        "employer": {
+            "id": employer.employer_id,
+            "country": employer.country,
+            "kind": employer.kind,
+            "role": employer.role,
+            "coc_ownership_pct": employer.coc_ownership_pct,
+        },
+        "credentials": [credential_facts(row) for row in standing_credentials(session, reader.reader_id)],
+    }
+
+
+def _login(login: LoginSession | None, sources: dict[str, str]) -> dict[str, Any]:
     if login is None:
         return {}
+    sources["login"] = f"login_session/{login.token_digest[:12]}@{instant(login.observed_at)}"
     return {
         "mfa": login.is_mfa,
         "device_attested": login.is_device_attested,
@@ -123,13 +238,58 @@ def _login(login: LoginSession | None) -> dict[str, Any]:
     }
 
 
-def _consent(session: Session, hospital: Hospital, study: Study) -> dict[str, Any]:
+def _consent(
+    session: Session,
+    hospital: Hospital,
+    employer: Employer,
+    study: Study,
+    reader: Reader,
+    purpose: str,
+    at: datetime,
+    sources: dict[str, str],
+) -> dict[str, Any]:
     row = newest_consent(session, hospital.hospital_id, study.patient_pseudonym)
     if row is None:
-        return {"status": "UNKNOWN" if "CONSENT_REQUIRED" in hospital.flags else "NOT_REQUIRED"}
-    consent: dict[str, Any] = {"status": row.status, "kind": row.kind, "version": row.version}
+        sources["consent"] = f"hospital/{hospital.hospital_id}, {_NEVER} of the patient's own"
+        return _no_consent(hospital)
+    sources["consent"] = f"consent/{row.consent_pk}@{instant(row.recorded_at)}"
+    if row.terms is None or row.status != "ACTIVE":
+        return _plain_consent(row)
+    uids = session.exec(select(Instance.sop_class_uid).where(Instance.study_pk == study.study_pk).distinct()).all()
+    question = ConsentQuestion(
+        reader_id=reader.reader_id,
+        employer_id=employer.employer_id,
+        purpose=purpose,
+        modality=study.modality,
+        sop_classes=frozenset(uids),
+        places=frozenset(country_of(place) for place in (reader.establishment, reader.residence, employer.country)),
+    )
+    standing = standing_of(row.terms, question, at)
+    # What the terms do not speak of is not consented to, and not refused either.
+    status = {PERMIT: "ACTIVE", DENY: "REFUSED"}.get(standing.verdict or "", "UNKNOWN")
+    return _plain_consent(row, status, standing.until)
+
+
+def _plain_consent(row: Consent, status: str | None = None, until: datetime | None = None) -> dict[str, Any]:
+    consent: dict[str, Any] = {"status": status or row.status, "kind": row.kind, "version": row.version}
     if row.given_at is not None:
         consent["given_at"] = instant(row.given_at)
     if row.withdrawn_at is not None:
         consent["withdrawn_at"] = instant(row.withdrawn_at)
+    ends = min((end for end in (row.expires_at, until) if end is not None), default=None)
+    consent["term"] = "UNLIMITED" if ends is None else "LIMITED"
+    if ends is not None:
+        consent["expires"] = instant(ends)
     return consent
+
+
+def _no_consent(hospital: Hospital) -> dict[str, Any]:
+    return {"status": "UNKNOWN" if "CONSENT_REQUIRED" in hospital.flags else "NOT_REQUIRED"}
+
+
+def _study_source(study: Study) -> str:
+    return f"study/{study.study_instance_uid}"
+
+
+def _emergency_source(emergency: EmergencyAccess) -> str:
+    return f"emergency_access/{emergency.access_pk if emergency.access_pk is not None else 'now'}"

@@ -32,6 +32,8 @@ class Hospital(SQLModel, table=True):
         default_factory=lambda: {"HIGH": 30, "MEDIUM": 120, "LOW": 1440}, sa_column=Column(JSON, nullable=False)
     )
     deidentify_options: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+    #: Public half of the key under which the hospital's edge signs de-identification manifests, PEM; "" until the first study.
+    edge_public_key: str = ""
     quota_bytes: int | None = None
     created_at: datetime = Field(sa_type=UtcDateTime)
 

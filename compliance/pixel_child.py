@@ -36,7 +36,7 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset, FileMetaDataset
 
 from compliance.burned_in import PixelScreening, ScreenedBox, screen_pixels
-from compliance.device_masks import DeviceMask, criterion_keywords, known_masks, matching_masks, pixel_risk
+from compliance.device_masks import Box, DeviceMask, criterion_keywords, known_masks, matching_masks, pixel_risk
 from compliance.overlay_planes import overlay_groups
 from compliance.text_detection import open_text_detector
 
@@ -66,12 +66,23 @@ class PixelChild:
         self._served = 0
         self._lock = threading.Lock()
 
-    def screen(self, dataset: Dataset, identity: Sequence[str], *, masks: Iterable[DeviceMask] | None = None) -> PixelScreening:
+    def screen(
+        self,
+        dataset: Dataset,
+        identity: Sequence[str],
+        *,
+        masks: Iterable[DeviceMask] | None = None,
+        reviewed: Sequence[Box] | None = None,
+    ) -> PixelScreening:
         """As `screen_pixels`, with the detector of the child. What passes unseen never goes to the child."""
         known = list(known_masks() if masks is None else masks)
         if pixel_risk(dataset, matching_masks(dataset, known)) is None and not overlay_groups(dataset):
             return PixelScreening("CLEAN", "", (), dataset)
-        question = {"identity": list(identity), "masks": [mask.to_json() for mask in known]}
+        question = {
+            "identity": list(identity),
+            "masks": [mask.to_json() for mask in known],
+            "reviewed": None if reviewed is None else [list(box) for box in reviewed],
+        }
         with self._lock:
             return self._asked(dataset, question)
 
@@ -147,7 +158,9 @@ def serve(source: BinaryIO, sink: BinaryIO, *, threads: int) -> None:
             return
         dataset = dcmread(io.BytesIO(payload), force=True)
         masks = [DeviceMask.from_json(mask) for mask in question["masks"]]
-        result = screen_pixels(dataset, question["identity"], detector, masks=masks)
+        reviewed = question["reviewed"]
+        boxes = None if reviewed is None else [(int(x0), int(y0), int(x1), int(y1)) for x0, y0, x1, y1 in reviewed]
+        result = screen_pixels(dataset, question["identity"], detector, masks=masks, reviewed=boxes)
         facts = {
             "outcome": result.outcome,
             "reason": result.reason,

@@ -30,6 +30,8 @@ class QuarantineItem(SQLModel, table=True):
     element_tag: str | None = None
     detail: str = ""
     instance_count: int
+    #: Only these instances are held; the rest of the study went on and says that they are missing.
+    is_partial: bool = False
     state: str = QuarantineState.HELD
     held_at: datetime = Field(sa_type=UtcDateTime)
     decided_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
@@ -48,13 +50,21 @@ def hold(
     instance_count: int,
     actor: str,
     now: datetime,
+    is_partial: bool = False,
 ) -> QuarantineItem:
-    """The received study is held with its reason; an audit entry says so. Holding twice for one reason is one item."""
+    """The received study, or with `is_partial` these of its instances, are held with their reason; an audit entry says so.
+
+    Holding twice for one reason is one item.
+    """
     standing = session.exec(
-        select(QuarantineItem).where(QuarantineItem.received_study_pk == received_study_pk, QuarantineItem.state == QuarantineState.HELD)
+        select(QuarantineItem).where(
+            QuarantineItem.received_study_pk == received_study_pk,
+            QuarantineItem.state == QuarantineState.HELD,
+            QuarantineItem.reason_code == reason_code,
+        )
     ).first()
-    if standing is not None and standing.reason_code == reason_code:
-        standing.instance_count = instance_count
+    if standing is not None:
+        standing.instance_count, standing.is_partial = instance_count, is_partial
         session.add(standing)
         return standing
     item = QuarantineItem(
@@ -64,6 +74,7 @@ def hold(
         element_tag=element_tag,
         detail=detail,
         instance_count=instance_count,
+        is_partial=is_partial,
         held_at=now,
     )
     session.add(item)
@@ -78,7 +89,7 @@ def hold(
             outcome=audit.Outcome.MINOR_FAILURE,
             hospital_id=hospital_id,
             object_id=f"quarantine/{item.item_pk}",
-            detail={"reason": reason_code, "tag": element_tag or "", "instances": instance_count},
+            detail={"reason": reason_code, "tag": element_tag or "", "instances": instance_count, "rest_went_on": is_partial},
         ),
         at=now,
     )
@@ -108,6 +119,15 @@ def settle(session: Session, item_pk: int, state: QuarantineState, *, actor: str
         at=now,
     )
     return item
+
+
+def supersede(session: Session, received_study_pk: int, kept: frozenset[int], *, actor: str, now: datetime) -> None:
+    """Items of the study other than `kept` are over: what they held was processed again and passed, or is held for another reason."""
+    for item in session.exec(
+        select(QuarantineItem).where(QuarantineItem.received_study_pk == received_study_pk, QuarantineItem.state == QuarantineState.HELD)
+    ).all():
+        if item.item_pk is not None and item.item_pk not in kept:
+            settle(session, item.item_pk, QuarantineState.RELEASED, actor=actor, note="processed again", now=now)
 
 
 def held_items(session: Session, hospital_id: str | None = None) -> list[QuarantineItem]:

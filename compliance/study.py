@@ -58,11 +58,16 @@ class Study(SQLModel, table=True):
     id_class: str = "PSEUDONYMISED"
     manifest_digest: str
     instance_count: int
+    #: Instances that the hospital's edge holds back, or whose reading the hospital declined: the reader is told that they exist.
+    held_instances: int = 0
+    left_out_instances: int = 0
     #: Raised by one each time instances came after completeness.
     amendment: int = 0
     completed_at: datetime = Field(sa_type=UtcDateTime)
     available_at: datetime = Field(sa_type=UtcDateTime)
     deidentification: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    #: The edge's signed statement about what left (deid_manifest.py); without one that stands, the study counts as identified.
+    deid_manifest: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
 
 
 class Series(SQLModel, table=True):

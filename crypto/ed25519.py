@@ -24,6 +24,17 @@ def create_ed25519_key() -> bytes:
     return Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
+def ed25519_key_of_seed(seed: bytes) -> bytes:
+    """The private key of a 32-byte seed (RFC 8032 5.1.5), PEM as `create_ed25519_key` gives it: a named secret serves as a signing key.
+
+    Raises:
+        BadInput: not 32 bytes.
+    """
+    if len(seed) != 32:
+        raise BadInput("an Ed25519 seed has 32 bytes")
+    return Ed25519PrivateKey.from_private_bytes(seed).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
 def ed25519_public_pem(private_pem: bytes) -> str:
     """The public half of `private_pem`, PEM (SubjectPublicKeyInfo).
 

@@ -15,8 +15,8 @@ from sqlmodel import Session
 from compliance.database import Database
 from compliance.quarantine import QuarantineItem, QuarantineState, settle
 from crypto.errors import BadInput, Conflict, NotFound
-from gateway.processing import DUPLICATE_UID_DIFFERENT_CONTENT
 from gateway.received import ReceivedInstance, ReceivedState, ReceivedStudy, distinct_instances, locked_received_study
+from gateway.study_holds import DUPLICATE_UID_DIFFERENT_CONTENT, free_instances
 
 KEEP_FIRST, KEEP_LAST = "KEEP_FIRST", "KEEP_LAST"
 #: Reason of quarantine -> what can be mended here, with its words. Everything else is mended at the sender.
@@ -73,19 +73,35 @@ def _settle(
         item = own_item(session, hospital_id, quarantine_id)
         assert item.item_pk is not None
         study = locked_received_study(session, item.received_study_pk)
-        if study.state != ReceivedState.QUARANTINED:
+        # What is held of a study that went on can be settled at any time but while the study is being processed.
+        is_settleable = study.state != ReceivedState.COMPLETE if item.is_partial else study.state == ReceivedState.QUARANTINED
+        if not is_settleable:
             raise Conflict("ALREADY_SETTLED", "the study is on its way again")
         act(session, item, study, now)
         settle(session, item.item_pk, state, actor=actor, note=note, now=now)
 
 
 def _process_again(session: Session, item: QuarantineItem, study: ReceivedStudy, now: datetime) -> None:
-    study.state, study.generation, study.complete_at = ReceivedState.COMPLETE, study.generation + 1, now
-    session.add(study)
+    assert item.item_pk is not None
+    free_instances(session, item.item_pk, is_left_out=False)
+    _next_generation(session, study, now)
 
 
 def _reject(session: Session, item: QuarantineItem, study: ReceivedStudy, now: datetime) -> None:
+    assert item.item_pk is not None
+    if item.is_partial:
+        # The rest of the study is being read; its manifest is made anew and says that these are left out.
+        free_instances(session, item.item_pk, is_left_out=True)
+        _next_generation(session, study, now)
+        return
     study.state = ReceivedState.REJECTED
+    session.add(study)
+
+
+def _next_generation(session: Session, study: ReceivedStudy, now: datetime) -> None:
+    if study.state == ReceivedState.RECEIVING:
+        return  # the generation that is arriving takes what was freed with it
+    study.state, study.generation, study.complete_at = ReceivedState.COMPLETE, study.generation + 1, now
     session.add(study)
 
 

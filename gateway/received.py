@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
-from sqlalchemy import BigInteger, Column, LargeBinary, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, Column, LargeBinary, UniqueConstraint
 from sqlmodel import Field, Session, SQLModel, col, select
 
 from compliance.database import UtcDateTime
@@ -71,6 +72,13 @@ class ReceivedInstance(SQLModel, table=True):
     pack_name: str | None = Field(default=None, index=True)
     pack_offset: int | None = Field(default=None, sa_type=BigInteger)
     sealed_length: int | None = Field(default=None, sa_type=BigInteger)
+    #: The quarantine item that holds this instance back; None where it went on, or waits to be processed.
+    held_item_pk: int | None = Field(default=None, index=True)
+    #: Why it is held, and what was proposed to be blanked: places in pixels, never text.
+    held_detail: str = ""
+    held_boxes: list[Any] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+    #: A person decided that it is never read; its sealed original stays.
+    is_left_out: bool = False
     #: The pseudonymous instance it became; None before, and while quarantined.
     sop_instance_uid: str | None = Field(default=None, index=True)
 
@@ -98,6 +106,15 @@ def distinct_instances(session: Session, received_study_pk: int) -> list[Receive
             select(ReceivedInstance)
             .where(ReceivedInstance.received_study_pk == received_study_pk, col(ReceivedInstance.is_duplicate).is_(False))
             .order_by(col(ReceivedInstance.instance_pk))
+        ).all()
+    )
+
+
+def held_by_item(session: Session, item_pk: int) -> list[ReceivedInstance]:
+    """The instances that a quarantine item holds back one by one, in order of arrival."""
+    return list(
+        session.exec(
+            select(ReceivedInstance).where(ReceivedInstance.held_item_pk == item_pk).order_by(col(ReceivedInstance.instance_pk))
         ).all()
     )
 

@@ -1,4 +1,4 @@
-"""A de-identified study becomes known to the exchange: rows, manifest, sealed series metadata and the crosswalk entry, in one transaction."""
+"""A de-identified study becomes known to the exchange: rows, manifest, series metadata and crosswalk entry, in one transaction."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from sqlmodel import Session, select
 
 from compliance import audit
 from compliance.crosswalk import seal_study_identity
+from compliance.deid_manifest import enrol_edge_key, sign_statement, statement_of
 from compliance.free_text import TextCleaner
 from compliance.identified import DeidentifiedDataset, InstanceAttributes, Pseudonymity
 from compliance.order import Order
@@ -23,12 +24,11 @@ from crypto.keys import StudyKey
 from crypto.vault import SealedObject
 from gateway.application import Application
 from gateway.received import ReceivedInstance, ReceivedState, locked_received_study
+from gateway.study_holds import ACTOR, SERIES_IN_TWO_STUDIES, Refusal, hold_instances, left_out_count
 from gateway.study_identity import ReceivedIdentity
 
-ACTOR = "readgate/deidentify"
 #: What a reader sees in place of an order text that could not be proved clean.
 WITHHELD = "[withheld: the hospital has to clear this text]"
-SERIES_IN_TWO_STUDIES = "SERIES_IN_TWO_STUDIES"
 #: Objects that are no pictures to read: they do not give the study its modality.
 _NOT_IMAGES = {"SR", "PR", "KO", "DOC", "SEG", "REG", "AU", "OT"}
 Output = tuple[ReceivedInstance, DeidentifiedDataset, SealedObject]
@@ -42,8 +42,11 @@ def register_study(
     under: Pseudonymity,
     order: tuple[Order, dict[str, Any]] | None,
     outputs: Sequence[Output],
+    refusals: Sequence[tuple[ReceivedInstance, Refusal]] = (),
 ) -> str:
     """The study is AVAILABLE under its pseudonymous UID, which is returned; repeated, it stays what it is.
+
+    The instances of `refusals` stay behind, listed in the quarantine; the study's row and its signed manifest say how many.
 
     Raises: RefusedContent when an instance came out under the UID of another study's; TemporarilyUnable.
     """
@@ -85,16 +88,26 @@ def register_study(
         actions: Counter[str] = Counter(study.deidentification.get("actions", {}))
         for _, output, _ in outputs:
             actions.update(output.action_counts)
+        held = hold_instances(session, received, refusals, now=now)
+        study.held_instances, study.left_out_instances = sum(held.values()), left_out_count(session, received_study_pk)
+        flags = {flag for _, output, _ in outputs for flag in output.flags} | set(study.deidentification.get("flags", []))
         study.deidentification = {
             "profile": under.profile.name,
             "actions": dict(sorted(actions.items())),
-            "flags": sorted({flag for _, output, _ in outputs for flag in output.flags}),
+            "flags": sorted(flags),
+            "held": held,
         }
+        key = enrol_edge_key(session, app.keys, study.hospital_id)
+        statement = statement_of(study, profile=under.profile, actions=actions, flags=flags, held=held, made_at=now)
+        study.deid_manifest = sign_statement(statement, key)
         pseudonym_of = {uid: keyed_uid(under.uid_secret, uid) for uid, _, _ in identity.instances}
         known = {row.sop_instance_uid for row in rows}
         pseudonym_of = {uid: pseudonym for uid, pseudonym in pseudonym_of.items() if pseudonym in known}
         seal_study_identity(session, app.keys, study, received.study_lookup, identity.document(pseudonym_of, order[1] if order else None))
-        received.state, received.study_instance_uid = ReceivedState.AVAILABLE, study_instance_uid
+        received.study_instance_uid = study_instance_uid
+        if received.state == ReceivedState.COMPLETE:
+            # Otherwise instances came while this generation was processed: they are the next one's, and must not be taken for done.
+            received.state = ReceivedState.AVAILABLE
         session.add_all([study, received])
         session.flush()
         audit.append(
@@ -112,6 +125,9 @@ def register_study(
                     "new": len(outputs),
                     "manifest": study.manifest_digest,
                     "profile": under.profile.name,
+                    "held": study.held_instances,
+                    "deid_manifest": study.deid_manifest["digest"],
+                    "edge_key": key.key_id,
                 },
             ),
             at=now,
@@ -217,6 +233,6 @@ def _instance_rows(session: Session, study: Study, series: Mapping[str, Series],
             )
         kept = session.get(ReceivedInstance, received.instance_pk)
         if kept is not None:
-            kept.sop_instance_uid = output.sop_instance_uid
+            kept.sop_instance_uid, kept.held_item_pk, kept.held_detail, kept.held_boxes = output.sop_instance_uid, None, "", []
             session.add(kept)
     session.flush()

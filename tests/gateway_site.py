@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -29,6 +29,7 @@ from starlette.testclient import TestClient
 
 from compliance.burned_in import PixelScreening, screen_pixels
 from compliance.crosswalk import study_lookup
+from compliance.device_masks import Box, DeviceMask
 from compliance.order import file_order
 from compliance.study import Study, require_study
 from crypto import passwords
@@ -69,8 +70,15 @@ class Clock:
 class PlainScreener:
     """The pixel step in this process, without a text detector: the studies made here hold no text."""
 
-    def screen(self, dataset: pydicom.Dataset, identity: Sequence[str]) -> PixelScreening:
-        return screen_pixels(dataset, list(identity), None)
+    def screen(
+        self,
+        dataset: pydicom.Dataset,
+        identity: Sequence[str],
+        *,
+        masks: Iterable[DeviceMask] | None = None,
+        reviewed: Sequence[Box] | None = None,
+    ) -> PixelScreening:
+        return screen_pixels(dataset, list(identity), None, masks=masks, reviewed=reviewed)
 
 
 @dataclass

@@ -13,17 +13,23 @@ from sqlmodel import select
 from compliance.audit_checkpoint import LogVerification, keep_checkpoint, verify_log
 from compliance.credential import Credential, Employer, Evidence, Reader
 from compliance.database import Database
+from compliance.deid_manifest import EdgeKey, sign_statement, statement_of
+from compliance.deid_profile import TELEREAD
 from compliance.hospital import Hospital
 from compliance.lawbook import LawBundle, load_law
 from compliance.principal import LoginSession, Principal, Role
 from compliance.study import Study
 from crypto.checkpoint import LogSigner
+from crypto.ed25519 import ed25519_key_of_seed, ed25519_public_pem
 from worklist.claim import Claim, claim
 from worklist.routing import route
 from worklist.view_grant import ViewGrant, open_view
 from worklist.workitem import ProcedureStep
 
 HOSPITAL = "h1"
+_PRIVATE = ed25519_key_of_seed(bytes(range(32)))
+#: The hospital's edge, whose manifest makes a study a pseudonymised one.
+EDGE_KEY = EdgeKey(_PRIVATE, ed25519_public_pem(_PRIVATE))
 _SIGNER = LogSigner("readgate.test", bytes(range(32)))
 
 
@@ -46,7 +52,16 @@ class ReadingRows:
     def add_site(self, *readers: str) -> None:
         """The hospital with its agreement, and these readers, each logged in under the digest `login_of`."""
         with self.database.transaction() as session:
-            session.add(Hospital(hospital_id=HOSPITAL, name="Hospital 1", jurisdiction="DE", storage_country="DE", created_at=self.at))
+            session.add(
+                Hospital(
+                    hospital_id=HOSPITAL,
+                    name="Hospital 1",
+                    jurisdiction="DE",
+                    storage_country="DE",
+                    edge_public_key=EDGE_KEY.public_pem,
+                    created_at=self.at,
+                )
+            )
             session.add(Employer(employer_id="e1", name="Reading firm", country="ES"))
             session.flush()
             session.add(
@@ -142,6 +157,7 @@ class ReadingRows:
             completed_at=self.at,
             available_at=self.at,
         )
+        study.deid_manifest = sign_statement(statement_of(study, profile=TELEREAD, actions={}, made_at=self.at), EDGE_KEY)
         with self.database.transaction() as session:
             session.add(study)
         return study
