@@ -117,10 +117,10 @@ def standing_credentials(session: Session, reader_id: str) -> list[Credential]:
     )
 
 
-def standing_evidence(session: Session, parties: set[str]) -> list[Evidence]:
-    """Evidence none of whose parties stands outside `parties`."""
+def standing_evidence(session: Session, parties: set[str] | None) -> list[Evidence]:
+    """Evidence none of whose parties stands outside `parties`; all of it for None."""
     rows = session.exec(select(Evidence).where(col(Evidence.withdrawn_at).is_(None)).order_by(col(Evidence.evidence_id))).all()
-    return [row for row in rows if set(row.parties) <= parties]
+    return [row for row in rows if parties is None or set(row.parties) <= parties]
 
 
 def newest_consent(session: Session, hospital_id: str, patient_pseudonym: str) -> Consent | None:

@@ -11,6 +11,7 @@ from sqlmodel import Field, Session, SQLModel, col, select
 from compliance import audit
 from compliance.database import UtcDateTime
 from compliance.decision import Decision, decide
+from compliance.decision_clock import move_clock, require_forward_clock
 from compliance.lawbook import LawBundle
 from crypto.errors import NotFound
 
@@ -21,6 +22,7 @@ class DecisionRow(SQLModel, table=True):
     digest: str = Field(primary_key=True)
     decided_at: datetime = Field(sa_type=UtcDateTime, index=True)
     action: str
+    #: Empty for STORE: a place is decided on, not a reader.
     reader_id: str = Field(index=True)
     hospital_id: str = Field(index=True)
     study_instance_uid: str = Field(index=True)
@@ -36,8 +38,13 @@ class DecisionRow(SQLModel, table=True):
 def decide_and_record(
     session: Session, law: LawBundle, facts: dict[str, Any], *, study_instance_uid: str, actor: str, at: datetime
 ) -> Decision:
-    """The decision on `facts`, kept with its record and an audit entry in the caller's transaction, whatever its outcome."""
+    """The decision on `facts`, kept with its record and an audit entry in the caller's transaction, whatever its outcome.
+
+    Raises: Conflict(CLOCK_BACKWARDS) where `at` lies before the last decision on record.
+    """
+    require_forward_clock(session, at)
     decision = decide(facts, law)
+    reader_id = facts["reader"]["id"] if "reader" in facts else ""
     row = session.get(DecisionRow, decision.digest)
     if row is None:
         session.add(
@@ -45,7 +52,7 @@ def decide_and_record(
                 digest=decision.digest,
                 decided_at=at,
                 action=facts["action"],
-                reader_id=facts["reader"]["id"],
+                reader_id=reader_id,
                 hospital_id=facts["origin"]["hospital"],
                 study_instance_uid=study_instance_uid,
                 outcome=decision.outcome,
@@ -72,11 +79,12 @@ def decide_and_record(
                 "action": facts["action"],
                 "outcome": decision.outcome,
                 "reasons": list(decision.reasons)[:40],
-                "reader": facts["reader"]["id"],
+                "reader": reader_id,
             },
         ),
         at=at,
     )
+    move_clock(session, at)
     return decision
 
 

@@ -56,6 +56,7 @@ def grants_of(app: Application, visitor: Visitor) -> list[ViewGrant]:
                     reader_id=visitor.principal_id,
                     login_digest=visitor.login_digest,
                     now=now,
+                    keys=app.keys,
                 )
             except NotAllowed:
                 # Recorded by open_view; the caller finds no grant.

@@ -114,6 +114,7 @@ def claim_step(request: Request, app: App, reader: ReaderVisitor, form: PostedFo
             login_digest=reader.login_digest,
             transaction_uid=transaction_uid_of(app, procedure_step_uid, reader),
             now=app.now(),
+            keys=app.keys,
         )
     except (Conflict, NotAllowed) as error:
         refusal = refusal_sentence(error.reason_code) or f"Not yours to claim: {error.reason_code}."
@@ -285,6 +286,7 @@ def add_to_report(app: App, reader: ReaderVisitor, form: PostedForm, procedure_s
         login_digest=reader.login_digest,
         transaction_uid_of=lambda uid: transaction_uid_of(app, uid, reader),
         now=app.now(),
+        keys=app.keys,
         new_uid=app.new_uid,
     )
     return RedirectResponse(f"/read/{begun.procedure_step_uid}?kind={kind}", status_code=303)
@@ -340,6 +342,7 @@ def _grants(app: Application, reader: Visitor, procedure_step_uid: str) -> list[
             reader_id=reader.principal_id,
             login_digest=reader.login_digest,
             now=now,
+            keys=app.keys,
         )
     return sorted(standing, key=lambda grant: grant.object_kind != "CURRENT")
 

@@ -39,7 +39,7 @@ def take_effect(
 
     Raises: TemporarilyUnable.
     """
-    revoke_ended_rights(app.database, app.law, now=app.now(), new_uid=app.new_uid)
+    revoke_ended_rights(app.database, app.law, now=app.now(), new_uid=app.new_uid, keys=app.keys)
     now = app.now()
     with app.database.reading() as session:
         waiting = select(ProcedureStep.procedure_step_uid).where(
@@ -62,7 +62,7 @@ def _differs(app: Application, session: Session, step: ProcedureStep | None, rea
     for reader, is_active in _readers(session, reader_ids):
         reasons = None
         if is_active:
-            decision = decide(gather_facts(session, action="ROUTE", study=study, reader=reader, login=None, at=now), app.law)
+            decision = decide(gather_facts(session, action="ROUTE", study=study, reader=reader, login=None, at=now, keys=app.keys), app.law)
             reasons = None if decision.outcome == "ALLOW" else list(decision.reasons)
         is_listed = reader.reader_id in step.routing.get("eligible", [])
         if is_listed != (is_active and reasons is None) or (
@@ -83,7 +83,7 @@ def _route_again(app: Application, session: Session, step: ProcedureStep, reader
         refused.pop(reader.reader_id, None)
         if not is_active:
             continue
-        facts = gather_facts(session, action="ROUTE", study=study, reader=reader, login=None, at=now)
+        facts = gather_facts(session, action="ROUTE", study=study, reader=reader, login=None, at=now, keys=app.keys)
         decision = decide_and_record(session, app.law, facts, study_instance_uid=study.study_instance_uid, actor=ACTOR, at=now)
         if decision.outcome == "ALLOW":
             eligible.add(reader.reader_id)

@@ -91,7 +91,13 @@ def row_of(session: Session, app: Application, reader: Visitor, step: ProcedureS
     if step.state == State.SCHEDULED:
         profile = require_reader(session, reader.principal_id)
         facts = gather_facts(
-            session, action="VIEW", study=study, reader=profile, login=session.get(LoginSession, reader.login_digest), at=app.now()
+            session,
+            action="VIEW",
+            study=study,
+            reader=profile,
+            login=session.get(LoginSession, reader.login_digest),
+            at=app.now(),
+            keys=app.keys,
         )
         decision = decide(facts, app.law)
         can_claim, decision_digest = decision.outcome == "ALLOW", decision.digest

@@ -21,6 +21,7 @@ from compliance.credential import Reader, require_reader
 from compliance.database import Database
 from compliance.decision import decide
 from compliance.decision_log import decide_and_record
+from compliance.emergency_access import end_emergency_access
 from compliance.facts import gather_facts
 from compliance.lawbook import LawBundle
 from compliance.principal import LoginSession, Principal, require_principal
@@ -84,7 +85,7 @@ def sign(
         newest = newest_draft(session, procedure_step_uid)
         if newest is None or newest.version != prepared.draft_version or study.manifest_digest != prepared.manifest_digest:
             raise Conflict("MOVED_ON", "the draft or the study changed while it was being signed")
-        facts = _facts(session, study, require_reader(session, reader_id), login_digest, kind, now)
+        facts = _facts(session, keys, study, require_reader(session, reader_id), login_digest, kind, now)
         decision = decide_and_record(session, law, facts, study_instance_uid=study.study_instance_uid, actor=reader_id, at=now)
         if decision.outcome != "ALLOW":
             refusal = NotAllowed(next(iter(decision.reasons), "DENIED"), ", ".join(decision.reasons))
@@ -115,7 +116,7 @@ def _prepare(
     if draft is None or draft.version != draft_version:
         raise Conflict("DRAFT_MOVED_ON", "what you see is not the newest draft")
     _require_kind(session, study, step, kind)
-    facts = _facts(session, study, reader, login_digest, kind, now)
+    facts = _facts(session, keys, study, reader, login_digest, kind, now)
     predecessor, study_key = newest_report(session, study), open_study_key(keys, study)
     content = _content(
         study,
@@ -142,12 +143,14 @@ def _require_kind(session: Session, study: Study, step: ProcedureStep, kind: Rep
         raise Conflict("NOT_AN_ADDENDUM", "begin the addendum from the signed report")
 
 
-def _facts(session: Session, study: Study, reader: Reader, login_digest: str, kind: ReportKind, now: datetime) -> dict[str, Any]:
+def _facts(
+    session: Session, keys: KeyStore, study: Study, reader: Reader, login_digest: str, kind: ReportKind, now: datetime
+) -> dict[str, Any]:
     login = session.get(LoginSession, login_digest)
     if login is None:
         raise NotAllowed("SESSION_ENDED")
     action = "SIGN_PRELIMINARY" if kind == ReportKind.PRELIMINARY else "SIGN_FINAL"
-    return gather_facts(session, action=action, study=study, reader=reader, login=login, at=now)
+    return gather_facts(session, action=action, study=study, reader=reader, login=login, at=now, keys=keys)
 
 
 def _content(
@@ -208,6 +211,7 @@ def _keep(
     step.state, step.ended_at = State.COMPLETED, now
     session.add(step)
     revoke_grants(session, reason="STEP_COMPLETED", now=now, procedure_step_uid=step.procedure_step_uid)
+    end_emergency_access(session, step.procedure_step_uid, reason="STEP_COMPLETED", actor=report.reader_id, now=now)
     if is_handed_on:
         # The law lets this reader go no further: the study goes on to one who may sign finally.
         verification = successor_of(step, new_uid(), now=now)

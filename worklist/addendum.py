@@ -13,6 +13,7 @@ from compliance.database import Database
 from compliance.lawbook import LawBundle
 from compliance.study import study_by_pk
 from crypto.errors import Conflict, NotAllowed
+from crypto.keys import KeyStore
 from worklist.claim import Claim, claim
 from worklist.procedure_step import State
 from worklist.workitem import ProcedureStep, open_steps_of_study, require_step
@@ -28,6 +29,7 @@ def begin_addendum(
     transaction_uid_of: Callable[[str], str],
     now: datetime,
     new_uid: Callable[[], str],
+    keys: KeyStore | None = None,
 ) -> Claim:
     """A step for an addendum to what was reported in `completed_step_uid`, claimed by that report's reader.
 
@@ -81,4 +83,5 @@ def begin_addendum(
         login_digest=login_digest,
         transaction_uid=transaction_uid_of(procedure_step_uid),
         now=now,
+        keys=keys,
     )

@@ -2,28 +2,37 @@
 
 Invariants
 - At most one procedure step of a study is IN PROGRESS, and exactly one reader holds its Transaction UID.
-- A claim stands on an ALLOW decided in the same transaction; a refusal is recorded and audited too.
+- A claim stands on an ALLOW decided in the same transaction; a refusal is recorded and audited too. What the ALLOW obliges to is kept
+  before the claim stands, or it does not stand.
+- Whoever has an access that waited too long for its review claims nothing.
 - A lease ends at its expiry, at the end of the login, or when the right ends; the step is then canceled with the reason and a successor
   is scheduled with the old deadline (the clock does not start anew because a reader walked away).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlmodel import Session, col, select
 
 from compliance import audit
+from compliance.counters import lock_counters
 from compliance.credential import require_reader
 from compliance.database import Database
+from compliance.decision import Decision
 from compliance.decision_log import decide_and_record
+from compliance.emergency_access import EmergencyAccess, append_alert, end_emergency_access
 from compliance.facts import gather_facts
 from compliance.lawbook import LawBundle
+from compliance.obligation import meet_at_disclosure, unmet_for_study
 from compliance.principal import LoginSession, is_live
-from compliance.study import study_by_pk
+from compliance.privacy_review import notify_privacy_officer, open_review, require_reviewed
+from compliance.study import Study, study_by_pk
 from crypto.errors import NotAllowed
+from crypto.keys import KeyStore
 from worklist.procedure_step import State, require_transition
 from worklist.workitem import ProcedureStep, held_steps, locked_step, require_step, transaction_uid_digest
 
@@ -42,41 +51,63 @@ class Claim:
 
 
 def claim(
-    database: Database, law: LawBundle, *, procedure_step_uid: str, reader_id: str, login_digest: str, transaction_uid: str, now: datetime
+    database: Database,
+    law: LawBundle,
+    *,
+    procedure_step_uid: str,
+    reader_id: str,
+    login_digest: str,
+    transaction_uid: str,
+    now: datetime,
+    keys: KeyStore | None = None,
+    begin_emergency: Callable[[Session, ProcedureStep, Study], EmergencyAccess] | None = None,
 ) -> Claim:
     """The reader holds the step, and nobody else does.
+
+    `keys` count who is disclosed to whom; without them a rule that asks for a number denies. `begin_emergency` is break_glass.py's: it says
+    what was invoked, after its own conditions, and lifts the limit of open claims.
 
     Raises: NotFound; Conflict (somebody holds it, or it ended); NotAllowed with the first reason of the decision, after it was recorded.
     """
     # A look without the write lock first: of many who want one step, all but the winner leave here.
     with database.reading() as session:
         require_transition(State(require_step(session, procedure_step_uid).state), State.IN_PROGRESS, is_transaction_uid_right=True)
-    refusal: NotAllowed | None = None
-    result: Claim | None = None
     with database.transaction() as session:
         step = locked_step(session, procedure_step_uid)
         require_transition(State(step.state), State.IN_PROGRESS, is_transaction_uid_right=True)
         login = _live_login(session, login_digest, reader_id, now)
-        if len(held_steps(session, reader_id)) >= OPEN_CLAIMS_MAX:
+        require_reviewed(session, reader_id, now=now)
+        if begin_emergency is None and len(held_steps(session, reader_id)) >= OPEN_CLAIMS_MAX:
             raise NotAllowed("TOO_MANY_OPEN_CLAIMS", f"at most {OPEN_CLAIMS_MAX} studies at a time")
         if step.is_addendum and require_step(session, step.predecessor_uid or "").claiming_reader_id != reader_id:
             raise NotAllowed("NOT_YOUR_REPORT", "an addendum is for the reader of the report")
         study = study_by_pk(session, step.study_pk)
-        reader = require_reader(session, reader_id)
-        facts = gather_facts(session, action="VIEW", study=study, reader=reader, login=login, at=now)
+        emergency = begin_emergency(session, step, study) if begin_emergency is not None else None
+        if keys is not None:
+            lock_counters(session, step.hospital_id)
+        facts = gather_facts(
+            session,
+            action="VIEW",
+            study=study,
+            reader=require_reader(session, reader_id),
+            login=login,
+            at=now,
+            keys=keys,
+            emergency=emergency,
+        )
         decision = decide_and_record(session, law, facts, study_instance_uid=study.study_instance_uid, actor=reader_id, at=now)
-        if decision.outcome == "ALLOW" and step.is_final_required and "PRELIMINARY_ONLY" in decision.obligations:
-            refusal = NotAllowed("FINAL_READER_REQUIRED", "this step needs a reader who may sign finally")
-        elif decision.outcome != "ALLOW":
-            refusal = NotAllowed(next(iter(decision.reasons), "DENIED"), ", ".join(decision.reasons))
-        else:
+        refusal = _refusal(law, step, study, decision, facts, now)
+        counted: list[str] = []
+        if refusal is None:
             step.state, step.claiming_reader_id, step.claimed_at = State.IN_PROGRESS, reader_id, now
             step.transaction_uid_digest, step.login_digest = transaction_uid_digest(transaction_uid), login_digest
             step.lease_expires_at = min(filter(None, (now + timedelta(minutes=LEASE_MINUTES), login.expires_at, decision.valid_until)))
             step.obligations = list(decision.obligations)
             session.add(step)
             session.flush()
-            result = Claim(procedure_step_uid, transaction_uid, step.lease_expires_at, decision.digest, list(decision.obligations))
+            counted = meet_at_disclosure(session, decision, facts, study, procedure_step_uid=procedure_step_uid, keys=keys, at=now)
+        if emergency is not None:
+            _record_emergency(session, emergency, step, decision, refusal, now)
         audit.append(
             session,
             audit.AuditEvent(
@@ -89,14 +120,56 @@ def claim(
                 study_instance_uid=study.study_instance_uid,
                 object_id=procedure_step_uid,
                 decision_digest=decision.digest,
-                detail={"refused": refusal.reason_code if refusal else ""},
+                detail={"refused": refusal.reason_code if refusal else "", "counted": counted},
             ),
             at=now,
         )
     if refusal is not None:
         raise refusal
-    assert result is not None
-    return result
+    assert step.lease_expires_at is not None
+    return Claim(procedure_step_uid, transaction_uid, step.lease_expires_at, decision.digest, list(decision.obligations))
+
+
+def _refusal(
+    law: LawBundle, step: ProcedureStep, study: Study, decision: Decision, facts: Mapping[str, Any], now: datetime
+) -> NotAllowed | None:
+    """Why this decision carries no claim of this step, or None."""
+    if decision.outcome != "ALLOW":
+        return NotAllowed(next(iter(decision.reasons), "DENIED"), ", ".join(decision.reasons))
+    if step.is_final_required and "PRELIMINARY_ONLY" in decision.obligations:
+        return NotAllowed("FINAL_READER_REQUIRED", "this step needs a reader who may sign finally")
+    unmet = unmet_for_study(decision.obligations, law, study, facts, now)
+    return NotAllowed(unmet, "what the law asks in return is not kept here") if unmet is not None else None
+
+
+def _record_emergency(
+    session: Session, emergency: EmergencyAccess, step: ProcedureStep, decision: Decision, refusal: NotAllowed | None, now: datetime
+) -> None:
+    """The glass is broken, or was not: an alert either way; where it is, a review and a notice whatever the law obliges to."""
+    emergency.decision_digest = decision.digest
+    if refusal is not None:
+        emergency.ended_at, emergency.end_reason = now, f"REFUSED: {refusal.reason_code}"
+    session.add(emergency)
+    session.flush()
+    append_alert(
+        session,
+        emergency,
+        audit.EventType.EMERGENCY_OVERRIDE_STARTED,
+        actor=emergency.reader_id,
+        detail={"refused": refusal.reason_code if refusal is not None else "", "requested_by": emergency.requested_by},
+        now=now,
+    )
+    about: dict[str, Any] = {
+        "hospital_id": emergency.hospital_id,
+        "reader_id": emergency.reader_id,
+        "study_instance_uid": emergency.study_instance_uid,
+        "procedure_step_uid": step.procedure_step_uid,
+        "decision_digest": decision.digest,
+        "now": now,
+    }
+    if refusal is None:
+        open_review(session, **about)
+        notify_privacy_officer(session, **about, subject="BREAK_GLASS")
 
 
 def require_claim(session: Session, procedure_step_uid: str, reader_id: str, login_digest: str, *, now: datetime) -> ProcedureStep:
@@ -189,6 +262,7 @@ def end_claim(
     if successor_uid:
         session.add(successor_of(step, successor_uid, now=now))
     session.flush()
+    end_emergency_access(session, step.procedure_step_uid, reason=reason, actor=actor, now=now)
     study = study_by_pk(session, step.study_pk)
     audit.append(
         session,

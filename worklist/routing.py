@@ -20,6 +20,7 @@ from compliance.hospital import require_hospital
 from compliance.lawbook import LawBundle
 from compliance.principal import Principal
 from compliance.study import Study
+from crypto.keys import KeyStore
 from worklist.procedure_step import WorkitemCode
 from worklist.workitem import ProcedureStep, open_steps_of_study
 
@@ -38,7 +39,9 @@ class Routing:
     is_new: bool
 
 
-def route(session: Session, law: LawBundle, study: Study, *, now: datetime, new_uid: Callable[[], str]) -> Routing:
+def route(
+    session: Session, law: LawBundle, study: Study, *, now: datetime, new_uid: Callable[[], str], keys: KeyStore | None = None
+) -> Routing:
     """See the module. An amendment of a study whose step is still open is marked on that step.
 
     Raises: IntegrityFailure where rows contradict each other.
@@ -55,7 +58,7 @@ def route(session: Session, law: LawBundle, study: Study, *, now: datetime, new_
             dict(standing.routing.get("refused", {})),
             is_new=False,
         )
-    eligible, refused = decide_for_all(session, law, study, now=now)
+    eligible, refused = decide_for_all(session, law, study, now=now, keys=keys)
     due_at = study.completed_at + timedelta(minutes=_turnaround_minutes(session, study))
     routing = {"eligible": eligible, "refused": refused}
     open_steps = open_steps_of_study(session, study.study_pk)
@@ -95,7 +98,9 @@ def route(session: Session, law: LawBundle, study: Study, *, now: datetime, new_
     return Routing(step.procedure_step_uid, step.expected_completion_at, eligible, refused, is_new)
 
 
-def decide_for_all(session: Session, law: LawBundle, study: Study, *, now: datetime) -> tuple[list[str], dict[str, list[str]]]:
+def decide_for_all(
+    session: Session, law: LawBundle, study: Study, *, now: datetime, keys: KeyStore | None = None
+) -> tuple[list[str], dict[str, list[str]]]:
     """(readers who may read the study, reasons for each who may not); each decision is recorded."""
     eligible: list[str] = []
     refused: dict[str, list[str]] = {}
@@ -106,7 +111,7 @@ def decide_for_all(session: Session, law: LawBundle, study: Study, *, now: datet
         .order_by(col(Reader.reader_id))
     ).all()
     for reader in readers:
-        facts = gather_facts(session, action="ROUTE", study=study, reader=reader, login=None, at=now)
+        facts = gather_facts(session, action="ROUTE", study=study, reader=reader, login=None, at=now, keys=keys)
         decision = decide_and_record(session, law, facts, study_instance_uid=study.study_instance_uid, actor=ACTOR, at=now)
         if decision.outcome == "ALLOW":
             eligible.append(reader.reader_id)

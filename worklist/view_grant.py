@@ -15,14 +15,17 @@ from sqlalchemy import JSON, Column
 from sqlmodel import Field, Session, SQLModel, col, select
 
 from compliance import audit
+from compliance.counters import lock_counters
 from compliance.credential import Reader, require_reader
 from compliance.database import Database, UtcDateTime
 from compliance.decision_log import decide_and_record
 from compliance.facts import gather_facts
 from compliance.lawbook import LawBundle
+from compliance.obligation import meet_at_disclosure, unmet_for_study
 from compliance.principal import LoginSession, is_live
 from compliance.study import Study, priors_of, study_by_pk
 from crypto.errors import NotAllowed
+from crypto.keys import KeyStore
 from worklist.claim import require_claim
 from worklist.procedure_step import State
 from worklist.workitem import ProcedureStep
@@ -48,9 +51,16 @@ class ViewGrant(SQLModel, table=True):
 
 
 def open_view(
-    database: Database, law: LawBundle, *, procedure_step_uid: str, reader_id: str, login_digest: str, now: datetime
+    database: Database,
+    law: LawBundle,
+    *,
+    procedure_step_uid: str,
+    reader_id: str,
+    login_digest: str,
+    now: datetime,
+    keys: KeyStore | None = None,
 ) -> list[ViewGrant]:
-    """Grants for the claimed study (first) and each prior that may be shown.
+    """Grants for the claimed study (first) and each prior that may be shown. `keys` as for `claim`.
 
     Raises: NotFound; NotAllowed when the claim does not hold, or when the current study may not be shown: then the refusal is on record
     and no grant stands.
@@ -60,13 +70,15 @@ def open_view(
         study, reader = study_by_pk(session, step.study_pk), require_reader(session, reader_id)
         login = session.get(LoginSession, login_digest)
         assert login is not None, "require_claim saw the login"
-        current, reasons = _grant(session, law, step, study, reader, login, "CURRENT", now)
+        if keys is not None:
+            lock_counters(session, study.hospital_id)
+        current, reasons = _grant(session, law, keys, step, study, reader, login, "CURRENT", now)
         grants = [] if current is None else [current]
         if current is None:
             revoke_grants(session, reason="DECISION_NO_LONGER_ALLOWS", now=now, procedure_step_uid=procedure_step_uid)
         else:
             for prior in priors_of(session, study)[:PRIORS_MAX]:
-                grant, _ = _grant(session, law, step, prior, reader, login, "PRIOR", now)
+                grant, _ = _grant(session, law, keys, step, prior, reader, login, "PRIOR", now)
                 if grant is not None:
                     grants.append(grant)
         audit.append(
@@ -145,6 +157,7 @@ def revoke_grants(
 def _grant(
     session: Session,
     law: LawBundle,
+    keys: KeyStore | None,
     step: ProcedureStep,
     study: Study,
     reader: Reader,
@@ -152,10 +165,14 @@ def _grant(
     object_kind: str,
     now: datetime,
 ) -> tuple[ViewGrant | None, list[str]]:
-    facts = gather_facts(session, action="VIEW", study=study, reader=reader, login=login, at=now, object_kind=object_kind)
+    facts = gather_facts(session, action="VIEW", study=study, reader=reader, login=login, at=now, object_kind=object_kind, keys=keys)
     decision = decide_and_record(session, law, facts, study_instance_uid=study.study_instance_uid, actor=reader.reader_id, at=now)
     if decision.outcome != "ALLOW":
         return None, list(decision.reasons)
+    unmet = unmet_for_study(decision.obligations, law, study, facts, now)
+    if unmet is not None:
+        return None, [unmet]
+    meet_at_disclosure(session, decision, facts, study, procedure_step_uid=step.procedure_step_uid, keys=keys, at=now)
     assert study.study_pk is not None
     grant = ViewGrant(
         procedure_step_uid=step.procedure_step_uid,
