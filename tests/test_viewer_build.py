@@ -98,3 +98,27 @@ def test_a_folder_above_the_build_is_never_emptied(build: ModuleType, monkeypatc
     monkeypatch.setattr("sys.argv", ["build.py", "--out", str(VIEWER.parent), "--no-install"])
     assert build.main() == 2
     assert (VIEWER / "build.py").is_file()
+
+
+def test_functions_made_from_text_become_closures_and_are_counted(build: ModuleType, tmp_path: Path) -> None:
+    named = """return new Function("body", "return function " + name + "() {\\n" + "    return body.apply(this, arguments);\\n" + "};\\n")(body)"""
+    (tmp_path / "a.js").write_text(
+        f"function createNamedFunction(name, body) {{ {named} }} var f = new_(Function, args1).apply(null, args2);"
+    )
+    assert build.write_out_functions(tmp_path) == [1, 1, 0, 0, 0, 0]
+    text = (tmp_path / "a.js").read_text()
+    assert "Function(" not in text.replace("createNamedFunction(", "") and "Object.defineProperty(function" in text
+
+
+def test_another_number_of_functions_made_from_text_fails_the_build(
+    build: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "move_to_base_path", lambda out: build.BUNDLES_WITH_PUBLIC_PATH)
+    package = tmp_path / "node_modules" / "@ohif" / "app"
+    (package / "dist").mkdir(parents=True)
+    (package / "LICENSE").write_text("MIT")
+    (package / "package.json").write_text('{"version": "1"}')
+    (tmp_path / "package.json").write_text('{"dependencies": {"@ohif/app": "1"}}')
+    monkeypatch.setattr(build, "HERE", tmp_path)
+    with pytest.raises(build.BuildFailed, match="functions made from text"):
+        build.build(tmp_path / "dist")
