@@ -24,6 +24,7 @@ from compliance.credential import (
     standing_evidence,
 )
 from compliance.emergency_access import ACTIONS, PURPOSE, EmergencyAccess, break_glass_facts, standing_access
+from compliance.deid_manifest import id_class_of
 from compliance.hospital import Hospital, require_hospital
 from compliance.jurisdiction import country_of
 from compliance.patient_status import newest_statement

@@ -1,7 +1,8 @@
 """From received to routed: originals archived, de-identified, sealed, routed. Each step may run twice and comes out once.
 
 1. `archive_originals`: sealed originals move from the spool into the vault under the study's key, bit for bit.
-2. `deidentify_study`: the whole study passes `deidentify`, or the whole study is held in quarantine with the reason.
+2. `deidentify_study`: instances that pass `deidentify` go on, those that do not are held back one by one, each with its reason; the
+   whole study is held where its identity is in doubt (study_holds.py) or where more is missing than would be left.
    If we crash before its commit, packs nobody refers to are left, which fsck reports and the sweep deletes; the step runs again.
 3. `route_study`: the study becomes work.
 """
@@ -9,9 +10,9 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 
-import structlog
 from sqlmodel import Session
 
 from compliance.crosswalk import ensure_patient, uid_secret
@@ -21,7 +22,7 @@ from compliance.hospital import require_hospital
 from compliance.identified import DeidentifiedDataset, IdentifiedDataset, Pseudonymity
 from compliance.identity_terms import IdentityTerms
 from compliance.order import find_order
-from compliance.quarantine import hold
+from compliance.pixel_review import decisions_for
 from compliance.study import require_study
 from crypto.canonical import keyed_uid
 from crypto.errors import RefusedContent
@@ -31,7 +32,7 @@ from crypto.vault import SealedObject
 from gateway.application import Application
 from gateway.header_scan import scan_header
 from gateway.intake import read_spooled_payload
-from gateway.pixel_screening import PixelScreener
+from gateway.pixel_screening import PixelScreener, ReviewedScreen
 from gateway.received import (
     ReceivedInstance,
     ReceivedState,
@@ -40,16 +41,14 @@ from gateway.received import (
     locked_received_study,
     received_study,
 )
+from gateway.study_holds import ACTOR, DUPLICATE_UID_DIFFERENT_CONTENT, OF_THE_WHOLE_STUDY, Refusal, hold_study, partial_items
 from gateway.study_identity import StudyIdentityReader, order_terms
 from gateway.study_registration import register_study
 from worklist.routing import Routing, route
 
-log = structlog.get_logger()
-ACTOR = "readgate/deidentify"
+__all__ = ["ACTOR", "DUPLICATE_UID_DIFFERENT_CONTENT"]
 #: Sealed together; a crash loses at most the work on this many bytes.
 _BATCH_BYTES = 48 * 1024 * 1024
-
-DUPLICATE_UID_DIFFERENT_CONTENT = "DUPLICATE_UID_DIFFERENT_CONTENT"
 
 
 def archive_originals(app: Application, received_study_pk: int) -> int:
@@ -75,18 +74,21 @@ def archive_originals(app: Application, received_study_pk: int) -> int:
 
 
 def deidentify_study(app: Application, received_study_pk: int, screener: PixelScreener) -> str:
-    """The study is AVAILABLE (returns its pseudonymous UID) or QUARANTINED (returns ""). Raises: IntegrityFailure, TemporarilyUnable."""
+    """The study is AVAILABLE (returns its pseudonymous UID) or QUARANTINED (returns ""). Raises: IntegrityFailure, TemporarilyUnable.
+
+    An AVAILABLE study may have instances held back one by one; its row, its manifest and the quarantine say which and why.
+    """
     with app.database.reading() as session:
         received = received_study(session, received_study_pk)
         if received.state == ReceivedState.AVAILABLE:
             return received.study_instance_uid or ""
         rows = distinct_instances(session, received_study_pk)
-    if received.state not in (ReceivedState.COMPLETE, ReceivedState.QUARANTINED) or not rows:
+    if received.state != ReceivedState.COMPLETE or not rows:
         return ""
     try:
         return _deidentify(app, received, rows, screener)
     except RefusedContent as refused:
-        _hold(app, received_study_pk, refused, len(rows))
+        hold_study(app, received_study_pk, Refusal(refused.reason_code, refused.detail, refused.tag), len(rows))
         return ""
 
 
@@ -131,6 +133,7 @@ def _deidentify(app: Application, received: ReceivedStudy, rows: list[ReceivedIn
         raise RefusedContent(DUPLICATE_UID_DIFFERENT_CONTENT, "one SOP Instance UID came with different content", tag="(0008,0018)")
     study_key = study_key_of(app, received.received_study_pk)
     # 1. What the whole study says of persons: one instance's text is cleaned of what only another's header names.
+    #    An instance whose header cannot be read holds the study: without it the identity is not known whole.
     terms, reader = IdentityTerms(), StudyIdentityReader()
     for row in rows:
         source = original_of(app, study_key, row)
@@ -143,6 +146,8 @@ def _deidentify(app: Application, received: ReceivedStudy, rows: list[ReceivedIn
         )
         order = find_order(session, app.keys, received.hospital_id, identity.accession_number) if identity.accession_number else None
         profile = deid_profile_of(session, received.hospital_id)
+        held_before = {row.instance_pk for row in rows if row.held_item_pk in partial_items(session, received.received_study_pk)}
+        decisions = decisions_for(session, received.hospital_id, received.received_study_pk)
     if order is not None:
         terms = terms.merge(order_terms(order[1]))
     under = Pseudonymity(
@@ -154,15 +159,35 @@ def _deidentify(app: Application, received: ReceivedStudy, rows: list[ReceivedIn
         identity=terms,
         profile=profile,
     )
-    # 2. The new instances, sealed as they come out.
-    fresh = [row for row in rows if row.sop_instance_uid is None]
+    # 2. The new instances, sealed as they come out; what cannot be proved clean stays behind.
+    waiting = [row for row in rows if row.sop_instance_uid is None and not row.is_left_out and row.instance_pk not in held_before]
     outputs: list[tuple[ReceivedInstance, DeidentifiedDataset, SealedObject]] = []
-    for batch in _batches(fresh):
-        made = [(row, deidentify(original_of(app, study_key, row), under, screen=screener.screen)) for row in batch]
+    refusals: list[tuple[ReceivedInstance, Refusal]] = []
+    for batch in _batches(waiting):
+        made: list[tuple[ReceivedInstance, DeidentifiedDataset]] = []
+        for row in batch:
+            screen = ReviewedScreen(screener, decisions, row.instance_pk)
+            try:
+                made.append((row, deidentify(original_of(app, study_key, row), under, screen=screen)))
+            except RefusedContent as refused:
+                if refused.reason_code in OF_THE_WHOLE_STUDY:
+                    raise
+                refusals.append((row, Refusal(refused.reason_code, refused.detail, refused.tag, screen.proposed)))
         sealed = app.vault.seal(study_key, [(uuid.uuid4().hex, output.payload) for _, output in made])
         outputs += [(row, output, place) for (row, output), place in zip(made, sealed, strict=True)]
-    # 3. Everything the exchange will know of it, in one transaction.
-    return register_study(app, received.received_study_pk, study_key, identity, under, order, outputs)
+    is_known = any(row.sop_instance_uid is not None for row in rows)
+    if not is_known and (not outputs or len(refusals) > len(outputs)):
+        # More is missing than is there: what is left is no study to read.
+        hold_study(app, received.received_study_pk, _most_frequent(refusals), len(rows), refusals)
+        return ""
+    # 3. Everything the exchange will know of it, in one transaction with what is held back.
+    return register_study(app, received.received_study_pk, study_key, identity, under, order, outputs, refusals)
+
+
+def _most_frequent(refusals: list[tuple[ReceivedInstance, Refusal]]) -> Refusal:
+    counts = Counter(refusal.reason_code for _, refusal in refusals)
+    reason = counts.most_common(1)[0][0] if counts else "NOTHING_TO_READ"
+    return next((refusal for _, refusal in refusals if refusal.reason_code == reason), Refusal(reason))
 
 
 def accession_pseudonym(app: Application, hospital_id: str, accession_number: str) -> str:
@@ -174,25 +199,6 @@ def accession_pseudonym(app: Application, hospital_id: str, accession_number: st
 def deid_profile_of(session: Session, hospital_id: str) -> DeidProfile:
     options = require_hospital(session, hospital_id).deidentify_options
     return profile_of(options) if options else TELEREAD
-
-
-def _hold(app: Application, received_study_pk: int, refused: RefusedContent, instance_count: int) -> None:
-    with app.database.transaction() as session:
-        received = locked_received_study(session, received_study_pk)
-        received.state = ReceivedState.QUARANTINED
-        session.add(received)
-        hold(
-            session,
-            hospital_id=received.hospital_id,
-            received_study_pk=received_study_pk,
-            reason_code=refused.reason_code,
-            element_tag=refused.tag,
-            detail=refused.detail,
-            instance_count=instance_count,
-            actor=ACTOR,
-            now=app.now(),
-        )
-    log.warning("study_quarantined", received_study_pk=received_study_pk, reason=refused.reason_code, tag=refused.tag)
 
 
 def _batches(rows: list[ReceivedInstance]) -> Iterator[list[ReceivedInstance]]:

@@ -6,7 +6,7 @@ Any number of workers may run: each act is guarded by rows and workflow names, s
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -16,6 +16,7 @@ from sqlmodel import col, select
 
 from compliance.audit_checkpoint import keep_checkpoint
 from compliance.burned_in import PixelScreening
+from compliance.device_masks import Box, DeviceMask
 from compliance.hospital import Hospital
 from compliance.pixel_child import PixelChild
 from compliance.quarantine import hold
@@ -44,8 +45,15 @@ class StoppableScreener:
     def __init__(self, child: PixelChild, stopping: threading.Event) -> None:
         self._child, self._stopping = child, stopping
 
-    def screen(self, dataset: pydicom.Dataset, identity: Sequence[str]) -> PixelScreening:
-        screening = self._child.screen(dataset, identity)
+    def screen(
+        self,
+        dataset: pydicom.Dataset,
+        identity: Sequence[str],
+        *,
+        masks: Iterable[DeviceMask] | None = None,
+        reviewed: Sequence[Box] | None = None,
+    ) -> PixelScreening:
+        screening = self._child.screen(dataset, identity, masks=masks, reviewed=reviewed)
         if self._stopping.is_set():
             raise ProcessStopping
         return screening
