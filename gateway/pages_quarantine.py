@@ -16,9 +16,9 @@ from compliance.quarantine import QuarantineItem, QuarantineState
 from crypto.errors import BadInput
 from gateway.login import Visitor
 from gateway.page_shell import paging_of, shell_of
-from gateway.quarantine_acts import REPAIRS, own_item, reject, repair, try_again
+from gateway.quarantine_acts import REPAIRS, can_settle, own_item, reject, repair, try_again
 from gateway.reason_words import held_words
-from gateway.received import ReceivedInstance, ReceivedState, ReceivedStudy, received_study
+from gateway.received import ReceivedInstance, ReceivedStudy, received_study
 from gateway.request_context import App, PostedForm, hospital_staff_of, page_number, reason_in
 from gateway.web.contexts import Choice, Reason, Tone
 from gateway.web.contexts_oversight import LifeStep, QuarantineItemPage, QuarantinePage, QuarantineRow
@@ -76,7 +76,7 @@ def show_item(app: App, staff: Staff, quarantine_id: str) -> Response:
         row = _row(session, item, shell.hospital_name or item.hospital_id)
         received = received_study(session, item.received_study_pk)
         decided_by = session.get(Principal, item.decided_by) if item.decided_by else None
-    is_open = item.state == QuarantineState.HELD and received.state == ReceivedState.QUARANTINED
+    is_open = can_settle(item, received)
     happened, to_do = held_words(item.reason_code)
     history = [LifeStep("Received", received.first_at, "done"), LifeStep("Held", item.held_at, "failed", item.reason_code)]
     if item.decided_at is not None:

@@ -37,6 +37,13 @@ def own_item(session: Session, hospital_id: str | None, quarantine_id: str) -> Q
     return item
 
 
+def can_settle(item: QuarantineItem, study: ReceivedStudy) -> bool:
+    """Whether a person can decide about the item now: single instances at any time but while their study is being processed."""
+    if item.state != QuarantineState.HELD:
+        return False
+    return study.state != ReceivedState.COMPLETE if item.is_partial else study.state == ReceivedState.QUARANTINED
+
+
 def try_again(database: Database, *, hospital_id: str | None, quarantine_id: str, actor: str, note: str, now: datetime) -> None:
     """The study is de-identified again from its sealed originals. Raises: NotFound, Conflict when somebody decided already."""
     _settle(database, hospital_id, quarantine_id, QuarantineState.RELEASED, actor, note, now, _process_again)
@@ -73,9 +80,7 @@ def _settle(
         item = own_item(session, hospital_id, quarantine_id)
         assert item.item_pk is not None
         study = locked_received_study(session, item.received_study_pk)
-        # What is held of a study that went on can be settled at any time but while the study is being processed.
-        is_settleable = study.state != ReceivedState.COMPLETE if item.is_partial else study.state == ReceivedState.QUARANTINED
-        if not is_settleable:
+        if not can_settle(item, study):
             raise Conflict("ALREADY_SETTLED", "the study is on its way again")
         act(session, item, study, now)
         settle(session, item.item_pk, state, actor=actor, note=note, now=now)

@@ -82,7 +82,7 @@ def hold_instances(
     for row, refusal in refusals:
         by_reason.setdefault(refusal.reason_code, []).append((row, refusal))
     kept: set[int] = set()
-    for reason, own in sorted(by_reason.items()):
+    for own in by_reason.values():
         item = _item(session, received, own[0][1], len(own), is_partial=True, now=now)
         _mark(session, item, own)
         kept.add(item)

@@ -147,8 +147,10 @@ class GatewaySite:
 
     # -- studies
 
-    def receive(self, datasets: Sequence[Dataset], hospital_id: str = "h1", order: dict[str, Any] | None = None) -> int:
-        """The instances are in the spool with their rows, and their study is COMPLETE; its key."""
+    def receive(
+        self, datasets: Sequence[Dataset], hospital_id: str = "h1", order: dict[str, Any] | None = None, *, complete: bool = True
+    ) -> int:
+        """The instances are in the spool with their rows, and their study is COMPLETE (or as it arrives); its key."""
         app = self.app
         first = datasets[0]
         if order is not None:
@@ -177,7 +179,8 @@ class GatewaySite:
         lookup = study_lookup(app.keys, hospital_id, first.StudyInstanceUID)
         with app.database.transaction() as session:
             row = session.exec(select(ReceivedStudy).where(ReceivedStudy.study_lookup == lookup)).one()
-            row.state, row.complete_at = ReceivedState.COMPLETE, app.now()
+            if complete:
+                row.state, row.complete_at = ReceivedState.COMPLETE, app.now()
             session.add(row)
             assert row.received_study_pk is not None
             return row.received_study_pk
