@@ -25,12 +25,12 @@ from compliance.facts_vocabulary import CONSENT_KINDS, CONSENT_STATUSES
 from compliance.hospital import DicomPeer, Hospital, ReportTarget
 from compliance.jurisdiction import is_known
 from compliance.principal import LoginSession, Principal, RegisteredNetwork, Role
+from compliance.second_factor import seal_totp
 from crypto.certificates import fingerprint
 from crypto.errors import BadInput, Conflict, NotFound
 from crypto.passwords import hash_password, totp_new_secret
 from crypto.signing_key import create_reader_key
 from gateway.application import Application
-from gateway.login import seal_totp
 
 
 @dataclass(frozen=True)

@@ -29,15 +29,12 @@ from compliance.principal import (
     require_principal,
     token_digest,
 )
+from compliance.second_factor import note_failure, open_totp
 from crypto.errors import NotAllowed
-from crypto.keys import KeyStore
 from crypto.passwords import totp_verify, verify_password
-from crypto.sealed_box import open_small, seal_small
 from gateway.application import Application
 
 LOGIN_REFUSED = "LOGIN_REFUSED"
-_FAILURES_MAX = 5
-_LOCK_MINUTES = 15
 #: How old an observation may grow before a request renews it.
 _OBSERVE_SECONDS = 20
 
@@ -68,14 +65,6 @@ class Visitor:
         return self.login.token_digest
 
 
-def seal_totp(keys: KeyStore, principal_id: str, secret: str) -> bytes:
-    return seal_small(keys.secret("login"), secret.encode(), f"totp/{principal_id}".encode())
-
-
-def open_totp(keys: KeyStore, principal: Principal) -> str:
-    return open_small(keys.secret("login"), principal.totp_sealed, f"totp/{principal.principal_id}".encode()).decode()
-
-
 def log_in(
     app: Application, *, principal_id: str, password: str, code: str, declared_country: str, address: str, device_token: str | None
 ) -> LoggedIn:
@@ -97,9 +86,7 @@ def log_in(
             session.add(principal)
             logged_in = _begin_session(session, principal, declared_country, address, device_token, now)
         elif principal is not None and is_open:
-            principal.failed_logins += 1
-            if principal.failed_logins >= _FAILURES_MAX:
-                principal.locked_until, principal.failed_logins = now + timedelta(minutes=_LOCK_MINUTES), 0
+            note_failure(principal, now)
             session.add(principal)
         audit.append(
             session,
