@@ -53,6 +53,7 @@ class SpoolIndex:
         self._is_stopping = False
         #: Set when there is something to do, and when it must not wait.
         self._wake, self._hurry = threading.Event(), threading.Event()
+        self._recovered: set[str] = set()
         self._thread = threading.Thread(target=self._run, name="spool-index", daemon=True)
 
     def start(self) -> None:
@@ -83,39 +84,53 @@ class SpoolIndex:
 
     def recover(self, *, now: datetime) -> int:
         """Frames of segments nobody writes any more, and that have no row, get one; how many."""
-        found = 0
-        for segment_id in self._spool.segments():
-            if self._spool.is_open(segment_id):
+        found, segments = 0, self._spool.segments()
+        self._recovered.intersection_update(segments)
+        for segment_id in segments:
+            # A closed segment does not change: it is read once, however often this is called.
+            if segment_id in self._recovered or self._spool.is_open(segment_id):
                 continue
+            frames, records, is_whole = self._read(segment_id)
             with self._database.reading() as session:
                 known = set(session.exec(select(ReceivedInstance.frame_offset).where(ReceivedInstance.segment_id == segment_id)).all())
-            batch = [frame for frame in self._read(segment_id) if frame.position.offset not in known]
+            batch = [frame for frame in frames if frame.position.offset not in known]
             for start in range(0, len(batch), _BATCH_MAX):
                 index_frames(self._database, batch[start : start + _BATCH_MAX])
             found += len(batch)
+            # One without any record may be a segment just made, whose writer does not hold it yet.
+            if is_whole and records:
+                self._recovered.add(segment_id)
         if found:
             log.info("spool_recovered", instances=found)
         return found
 
-    def _read(self, segment_id: str) -> list[SpooledFrame]:
-        """The instances of a segment. One that cannot be opened any more is named and does not hide the others."""
+    @property
+    def recovered_segments(self) -> frozenset[str]:
+        """Closed segments that `recover` read to their end without damage: every instance in them has its row."""
+        return frozenset(self._recovered)
+
+    def _read(self, segment_id: str) -> tuple[list[SpooledFrame], int, bool]:
+        """The instances of a segment, how many records it has, and whether all could be opened: one that cannot hides no other."""
         found: list[SpooledFrame] = []
+        records, is_whole = 0, True
         try:
-            records = self._spool.read_segment(segment_id)
+            reader = self._spool.read_segment(segment_id)
         except NotFound:
             # Another worker archived and removed it meanwhile.
-            return found
+            return found, 0, False
         except IntegrityFailure:
             log.error("spool_segment_damaged", segment_id=segment_id)
-            return found
+            return found, 0, False
         while True:
             try:
-                position, header, _payload = next(records)
+                position, header, _payload = next(reader)
             except StopIteration:
-                return found
+                return found, records, is_whole
             except IntegrityFailure:
                 log.error("spool_frame_damaged", segment_id=segment_id)
+                is_whole = False
                 continue
+            records += 1
             if "piece" not in header:
                 found.append(SpooledFrame(position, header))
 

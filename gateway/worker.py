@@ -26,7 +26,7 @@ from gateway.delivery_senders import senders_of
 from gateway.jobs import JobRunner, ProcessStopping
 from gateway.pixel_screening import PixelScreener
 from gateway.processing import ACTOR, archive_originals, deidentify_study, route_study
-from gateway.received import ReceivedInstance, ReceivedState, ReceivedStudy, locked_received_study, unarchived_segments
+from gateway.received import ReceivedState, ReceivedStudy, locked_received_study, unarchived_segments
 from gateway.spool_index import SpoolIndex
 from reporting.delivery import deliver
 from reporting.delivery_queue import Delivery, due_deliveries
@@ -191,12 +191,11 @@ class Worker:
         """Closed segments all of whose instances lie in the vault are removed; how many."""
         app, removed = self._app, 0
         self._index.recover(now=app.now())
+        # Named before the rows are asked: a segment that is closed from here on may have frames without a row yet.
+        closed = self._index.recovered_segments
         with app.database.reading() as session:
             needed = unarchived_segments(session)
-            known = set(session.exec(select(ReceivedInstance.segment_id).distinct()).all())
-        for segment_id in app.spool.segments():
-            if segment_id in needed or app.spool.is_open(segment_id) or segment_id not in known:
-                continue
+        for segment_id in sorted(closed - needed):
             try:
                 app.spool.remove_segment(segment_id)
                 removed += 1
