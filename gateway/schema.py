@@ -27,6 +27,7 @@ import compliance.privacy_review
 import compliance.quarantine
 import compliance.reminders
 import compliance.study
+import gateway.audit_syslog
 import gateway.intake_rows
 import gateway.received
 import reporting.delivery_queue
@@ -57,6 +58,7 @@ _OWNERS = (
     compliance.quarantine,
     compliance.reminders,
     compliance.study,
+    gateway.audit_syslog,
     gateway.intake_rows,
     gateway.received,
     reporting.delivery_queue,
