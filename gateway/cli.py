@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from gateway import (
+    commands_audit,
     commands_check,
     commands_evidence,
     commands_intake,
@@ -36,6 +37,7 @@ for _commands in (
     deidentify_command,
     law_commands,
     commands_check,
+    commands_audit,
 ):
     _commands.mount(app)
 
