@@ -32,6 +32,11 @@ class DicomSettings(_Section):
     allow_plaintext_beyond_loopback: bool = False
     receivers: int = Field(default=1, ge=1, le=64)
     associations_max: int = 200
+    #: Of one hospital at a time, and in one minute (uploads by STOW-RS counted among them); None is without bound.
+    associations_per_hospital_max: int = 64
+    associations_per_minute_max: int | None = Field(default=1200, ge=1)
+    #: Of one hospital; beyond it 0xA700. None: a scanner never waits for us.
+    instances_per_minute_max: int | None = Field(default=None, ge=1)
     instance_bytes_max: int = 2_000_000_000
     #: Below this much free space on the spool's disk instances are refused with 0xA700.
     free_bytes_floor: int = 2_000_000_000
@@ -63,6 +68,10 @@ class OrdersSettings(_Section):
 class VaultSettings(_Section):
     #: "local" (DIR/vault) or "s3".
     kind: str = "local"
+    #: Where the vault stands, and the key store (ISO 3166-1): a study is kept only where its hospital's storage was agreed to be and the
+    #: law lets it be. Unset, the hospital's own word is taken for the vault, and the vault's place for the keys.
+    country: str = Field(default="", pattern=r"^([A-Z]{2})?$")
+    keys_country: str = Field(default="", pattern=r"^([A-Z]{2})?$")
     bucket: str = ""
     endpoint: str = ""
     region: str = ""
@@ -77,6 +86,8 @@ class LawSettings(_Section):
     confirmations: Path | None = None
     #: The example confirmations by invented people; for demonstrations only.
     demo_confirmations: bool = False
+    #: Role (PRIVACY_OFFICER, COUNSEL) -> the one public key (PEM) whose signature counts for it. Without them any two keys would do.
+    trusted_keys: dict[str, str] = Field(default_factory=dict)
 
 
 class JobSettings(_Section):

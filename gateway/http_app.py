@@ -29,6 +29,7 @@ from gateway.metrics import is_metrics_reader, metrics_text
 from gateway.reason_words import refusal_sentence
 from gateway.request_context import SESSION_COOKIE, SESSION_ENDED, address_of
 from gateway.responses import answer_of, reason_of
+from gateway.stow_routes import is_upload, stow_routes
 from gateway.viewer_files import find_viewer, viewer_router
 from gateway.web.contexts import ErrorPage
 from gateway.web.rendering import StaticPages, render
@@ -57,6 +58,7 @@ def make_http_app(application: Application) -> FastAPI:
     for pages in _PAGES:
         http.include_router(pages.router)
     http.include_router(dicomweb_routes.router)
+    http.router.routes.extend(stow_routes(application))
     http.include_router(viewer_router(find_viewer(os.environ)))
     http.add_api_route("/health", _health, methods=["GET"])
     http.add_api_route("/metrics", _metrics, methods=["GET"])
@@ -84,7 +86,8 @@ class LimitBody:
                 raise HTTPException(413)
             return message
 
-        await self._app(scope, limited if scope["type"] == "http" else receive, send)
+        is_limited = scope["type"] == "http" and not is_upload(scope)
+        await self._app(scope, limited if is_limited else receive, send)
 
 
 def _health(request: Request) -> JSONResponse:

@@ -17,9 +17,11 @@ import uvicorn
 from compliance import audit
 from crypto.errors import BadInput
 from gateway.application import Application
+from gateway.association_limits import AssociationLimits
 from gateway.dicom_tls import TlsMaterial, server_context
 from gateway.http_app import make_http_app
 from gateway.intake import GatewayIntake
+from gateway.intake_limits import HospitalRates
 from gateway.negotiation import StorageOffer
 from gateway.order_listener import OrderListener
 from gateway.receiver import Endpoint, Receiver, ReceiverLimits
@@ -146,6 +148,7 @@ def make_receiver(app: Application, index: SpoolIndex) -> Receiver:
         ae_title=settings.ae_title,
         free_bytes_floor=settings.free_bytes_floor,
         now=app.now,
+        rates=HospitalRates(settings.instances_per_minute_max, settings.associations_per_minute_max),
     )
     endpoints = []
     if settings.plaintext_port is not None:
@@ -154,7 +157,11 @@ def make_receiver(app: Application, index: SpoolIndex) -> Receiver:
         )
     if settings.tls_port is not None:
         endpoints.append(Endpoint(settings.host, settings.tls_port, tls=_dicom_tls(app)))
-    limits = ReceiverLimits(associations_max=settings.associations_max)
+    limits = ReceiverLimits(
+        associations_max=settings.associations_max,
+        associations_per_hospital_max=settings.associations_per_hospital_max,
+        association=AssociationLimits(instance_bytes_max=settings.instance_bytes_max),
+    )
     return Receiver(
         intake,
         endpoints,
