@@ -23,8 +23,8 @@ from compliance.credential import (
     standing_credentials,
     standing_evidence,
 )
-from compliance.emergency_access import ACTIONS, PURPOSE, EmergencyAccess, break_glass_facts, standing_access
 from compliance.deid_manifest import id_class_of
+from compliance.emergency_access import ACTIONS, PURPOSE, EmergencyAccess, break_glass_facts, standing_access
 from compliance.hospital import Hospital, require_hospital
 from compliance.jurisdiction import country_of
 from compliance.patient_status import newest_statement
@@ -71,7 +71,7 @@ def gather_facts(
         "action": action,
         "purpose": purpose,
         "origin": _origin(hospital, sources),
-        "object": _object(study, object_kind, sources),
+        "object": _object(hospital, study, object_kind, sources),
         "patient": _patient(session, hospital, study, emergency, sources),
         "payer": {"kind": study.payer_kind or hospital.payer_kind},
         "storage": {"country": study.storage_country or hospital.storage_country},
@@ -174,14 +174,14 @@ def _origin(hospital: Hospital, sources: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _object(study: Study, object_kind: str, sources: dict[str, str]) -> dict[str, Any]:
+def _object(hospital: Hospital, study: Study, object_kind: str, sources: dict[str, str]) -> dict[str, Any]:
     sources["object"] = _study_source(study)
     return {
         "kind": object_kind,
         "provenance": study.provenance,
         "modality": study.modality,
         "body_part": study.body_part,
-        "id_class": study.id_class,
+        "id_class": id_class_of(hospital, study),
     }
 
 

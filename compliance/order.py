@@ -12,6 +12,7 @@ from sqlmodel import Field, Session, SQLModel
 
 from compliance.crosswalk import accession_lookup
 from compliance.database import UtcDateTime
+from compliance.facts_vocabulary import FACT_TYPES
 from crypto.canonical import canonical_json
 from crypto.keys import KeyStore
 from crypto.sealed_box import open_small, seal_small
@@ -26,6 +27,12 @@ class Order(SQLModel, table=True):
     expected_instances: int | None = None
     sealed: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     received_at: datetime = Field(sa_type=UtcDateTime)
+
+
+def payer_of(order: Mapping[str, Any]) -> str | None:
+    """The payer the order names, in the engine's words; None where it names none, or one that has no word there."""
+    payer = str(order.get("payer_kind") or "").strip().upper()
+    return payer if payer in FACT_TYPES["payer.kind"][0] else None
 
 
 def file_order(

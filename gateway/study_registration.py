@@ -16,7 +16,7 @@ from compliance.crosswalk import seal_study_identity
 from compliance.deid_manifest import enrol_edge_key, sign_statement, statement_of
 from compliance.free_text import TextCleaner
 from compliance.identified import DeidentifiedDataset, InstanceAttributes, Pseudonymity
-from compliance.order import Order
+from compliance.order import Order, payer_of
 from compliance.study import Instance, Series, Study, instances_of_study, seal_order_text, study_manifest
 from crypto.canonical import digest, keyed_uid
 from crypto.errors import RefusedContent
@@ -24,6 +24,7 @@ from crypto.keys import StudyKey
 from crypto.vault import SealedObject
 from gateway.application import Application
 from gateway.received import ReceivedInstance, ReceivedState, locked_received_study
+from gateway.storage_decision import require_storage
 from gateway.study_holds import ACTOR, SERIES_IN_TWO_STUDIES, Refusal, hold_instances, left_out_count
 from gateway.study_identity import ReceivedIdentity
 
@@ -48,11 +49,23 @@ def register_study(
 
     The instances of `refusals` stay behind, listed in the quarantine; the study's row and its signed manifest say how many.
 
-    Raises: RefusedContent when an instance came out under the UID of another study's; TemporarilyUnable.
+    Raises: RefusedContent when an instance came out under the UID of another study's, or the law does not let the study be kept here;
+    TemporarilyUnable.
     """
     study_instance_uid = keyed_uid(under.uid_secret, identity.study_instance_uid)
     metadata = _sealed_metadata(app, study_key, study_instance_uid, outputs)
     order_text = _clean_order_text(under, order[1]) if order is not None else None
+    first = next(iter(sorted((output.attributes for _, output, _ in outputs), key=_is_document)), None)
+    payer_kind = payer_of(order[1]) if order is not None else None
+    place = require_storage(
+        app,
+        hospital_id=under.hospital_id,
+        study_instance_uid=study_instance_uid,
+        patient_pseudonym=under.pseudonym,
+        modality=(first.modality if first is not None else None) or "OT",
+        body_part=first.body_part_examined if first is not None else None,
+        payer_kind=payer_kind,
+    )
     with app.database.transaction() as session:
         received = locked_received_study(session, received_study_pk)
         now = app.now()
@@ -74,6 +87,8 @@ def register_study(
             )
         elif outputs:
             study.amendment += 1
+        study.storage_country, study.keys_country = place.storage_country, place.keys_country
+        study.payer_kind = payer_kind or study.payer_kind
         _describe(study, [output.attributes for _, output, _ in outputs])
         if order is not None and order_text is not None:
             study.priority = order[0].priority
@@ -166,7 +181,7 @@ def _sealed_metadata(app: Application, study_key: StudyKey, study_instance_uid: 
 
 def _describe(study: Study, attributes: Sequence[InstanceAttributes]) -> None:
     """Fill what the study's rows say of it from the first instances that say it; images before documents."""
-    for given in sorted(attributes, key=lambda one: (one.modality or "OT") in _NOT_IMAGES):
+    for given in sorted(attributes, key=_is_document):
         study.modality = study.modality or given.modality or ""
         study.body_part = study.body_part or given.body_part_examined
         study.description = study.description or given.study_description or ""
@@ -175,6 +190,10 @@ def _describe(study: Study, attributes: Sequence[InstanceAttributes]) -> None:
         study.patient_sex = study.patient_sex or given.patient_sex or ""
         study.patient_age = study.patient_age or given.patient_age or ""
     study.modality = study.modality or "OT"
+
+
+def _is_document(attributes: InstanceAttributes) -> bool:
+    return (attributes.modality or "OT") in _NOT_IMAGES
 
 
 def _series_rows(session: Session, study: Study, outputs: Sequence[Output], metadata: Mapping[str, SealedObject]) -> dict[str, Series]:

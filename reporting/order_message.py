@@ -19,6 +19,8 @@ TEXT_CHARACTERS_MAX = 32_768
 
 #: Table 0485 and the older TQ-6; anything else is routine, and said so.
 _PRIORITIES = {"S": "STAT", "A": "ASAP", "R": "ROUTINE", "P": "ROUTINE", "C": "ROUTINE", "T": "ROUTINE", "": "ROUTINE"}
+#: IN1-15, table 0086, with the codes of ASC X12 element 1032 that US hospitals put there.
+_PAYERS = {"MA": "MEDICARE", "MB": "MEDICARE", "MC": "MEDICAID", "CI": "COMMERCIAL", "BL": "COMMERCIAL", "HM": "COMMERCIAL", "09": "SELF"}
 _SEXES = {"M": "M", "F": "F", "O": "O", "A": "O"}
 
 
@@ -44,6 +46,8 @@ class Order:
     priority: str
     referring_physician: str
     study_instance_uid: str
+    #: PUBLIC, COMMERCIAL, MEDICARE, MEDICAID or SELF; empty where the message does not say, or says something else.
+    payer_kind: str = ""
 
 
 def parse_order(payload: bytes) -> Order:
@@ -88,6 +92,7 @@ def parse_order(payload: bytes) -> Order:
         priority=_priority(received, request, control),
         referring_physician=_provider(received, visit, 8) or _provider(received, request, 16),
         study_instance_uid=_study_uid(received),
+        payer_kind=_PAYERS.get(received.value(insurances[0], 15).upper(), "") if (insurances := received.all("IN1")) else "",
     )
     _require_sizes(order)
     return order
