@@ -145,17 +145,29 @@ class JobRunner:
 
     def deliver_report(self, delivery_pk: int, attempt: int, queued_at: str) -> None:
         """One attempt; the next one has another number."""
-        with SetWorkflowID(f"deliver-{delivery_pk}-{queued_at}-{attempt}"):
+        with SetWorkflowID(delivery_workflow_id(delivery_pk, attempt, queued_at)):
             DBOS.enqueue_workflow(DELIVERIES, self._jobs.deliver_report, delivery_pk)
 
     def is_dead(self, received_study_pk: int, generation: int, attempt: int = 0) -> bool:
         """Whether the workflow of this generation ended without bringing the study anywhere."""
-        status = DBOS.get_workflow_status(study_workflow_id(received_study_pk, generation, attempt))
-        return status is not None and status.status in _DEAD
+        return _is_dead(study_workflow_id(received_study_pk, generation, attempt))
+
+    def is_delivery_dead(self, delivery_pk: int, attempt: int, queued_at: str) -> bool:
+        """Whether the workflow of this attempt ended without saying how the attempt went."""
+        return _is_dead(delivery_workflow_id(delivery_pk, attempt, queued_at))
 
 
 def study_workflow_id(received_study_pk: int, generation: int, attempt: int) -> str:
     return f"study-{received_study_pk}-{generation}-{attempt}"
+
+
+def delivery_workflow_id(delivery_pk: int, attempt: int, queued_at: str) -> str:
+    return f"deliver-{delivery_pk}-{queued_at}-{attempt}"
+
+
+def _is_dead(workflow_id: str) -> bool:
+    status = DBOS.get_workflow_status(workflow_id)
+    return status is not None and status.status in _DEAD
 
 
 def _system_engine(url: str) -> Engine:

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 import pydicom
 import structlog
-from sqlmodel import col, select
+from sqlmodel import col, exists, select
 
 from compliance.audit_checkpoint import keep_checkpoint
 from compliance.burned_in import PixelScreening
@@ -20,6 +20,7 @@ from compliance.device_masks import Box, DeviceMask
 from compliance.hospital import Hospital
 from compliance.pixel_child import PixelChild
 from compliance.quarantine import hold
+from compliance.study import Study, StudyStatus
 from crypto.errors import Conflict, IntegrityFailure, ReadgateError
 from gateway.application import Application, jobs_url
 from gateway.delivery_senders import senders_of
@@ -29,14 +30,16 @@ from gateway.processing import ACTOR, archive_originals, deidentify_study, route
 from gateway.received import ReceivedState, ReceivedStudy, locked_received_study, unarchived_segments
 from gateway.spool_index import SpoolIndex
 from reporting.delivery import deliver
-from reporting.delivery_queue import Delivery, due_deliveries
+from reporting.delivery_queue import Delivery, DeliveryState, due_deliveries, note_failure, require_delivery
 from worklist.claim import expire_leases
 from worklist.revocation import revoke_ended_rights
+from worklist.workitem import ProcedureStep
 
 log = structlog.get_logger()
 CHECKPOINT_SECONDS = 60.0
 SPOOL_SWEEP_SECONDS = 30.0
 REVOCATION_SECONDS = 2.0
+STRANDED_SECONDS = 5.0
 
 
 class StoppableScreener:
@@ -120,6 +123,7 @@ class Worker:
         poll = app.settings.jobs.poll_seconds
         self._duties = [
             _Duty("complete_studies", self.complete_studies, poll),
+            _Duty("route_stranded", self.route_stranded, STRANDED_SECONDS),
             _Duty("queue_deliveries", self.queue_deliveries, poll),
             _Duty("expire_leases", lambda: expire_leases(app.database, now=app.now(), new_uid=app.new_uid), poll),
             _Duty(
@@ -178,13 +182,33 @@ class Worker:
                 hold_failed(app, pk, "PROCESSING_FAILED")
         return len(queued)
 
+    def route_stranded(self) -> int:
+        """Studies whose job died between de-identification and route are on the worklist after all; how many."""
+        app = self._app
+        with app.database.reading() as session:
+            is_routed = exists().where(col(ProcedureStep.study_pk) == Study.study_pk, col(ProcedureStep.amendment) >= col(Study.amendment))
+            stranded = session.exec(
+                select(ReceivedStudy.received_study_pk, ReceivedStudy.generation, Study.study_instance_uid)
+                .join(Study, col(Study.study_instance_uid) == ReceivedStudy.study_instance_uid)
+                .where(ReceivedStudy.state == ReceivedState.AVAILABLE, Study.status == StudyStatus.AVAILABLE, ~is_routed)
+            ).all()
+        # A job that is still at it routes by itself; routing twice is routing once.
+        dead = [uid for pk, generation, uid in stranded if pk is not None and self._runner.is_dead(pk, generation)]
+        for study_instance_uid in dead:
+            route_study(app, study_instance_uid)
+        return len(dead)
+
     def queue_deliveries(self) -> int:
         app = self._app
         with app.database.reading() as session:
             due = [row for pk in due_deliveries(session, now=app.now()) if (row := session.get(Delivery, pk)) is not None]
         for row in due:
             assert row.delivery_pk is not None
-            self._runner.deliver_report(row.delivery_pk, row.attempts, row.next_attempt_at.strftime("%Y%m%d%H%M%S%f"))
+            attempt = (row.delivery_pk, row.attempts, row.next_attempt_at.strftime("%Y%m%d%H%M%S%f"))
+            self._runner.deliver_report(*attempt)
+            if self._runner.is_delivery_dead(*attempt):
+                # Its name is used up: only the next attempt, under another one, is worked on again.
+                fail_attempt(app, row.delivery_pk, row.attempts)
         return len(due)
 
     def sweep_spool(self) -> int:
@@ -223,6 +247,14 @@ class Worker:
         except Exception as error:
             # A duty must not end the others; the kind of a foreign error is no identity.
             log.error("duty_failed", duty=duty.name, error=type(error).__name__)
+
+
+def fail_attempt(app: Application, delivery_pk: int, attempts: int) -> None:
+    """An attempt whose process died, or failed for a reason of ours, counts as failed: tried again later, at last a dead letter."""
+    with app.database.transaction() as session:
+        delivery = require_delivery(session, delivery_pk)
+        if delivery.state == DeliveryState.QUEUED and delivery.attempts == attempts:
+            note_failure(session, delivery, "PROCESSING_FAILED", is_permanent=False, now=app.now())
 
 
 def hold_failed(app: Application, received_study_pk: int, reason: str) -> None:
