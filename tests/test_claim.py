@@ -140,6 +140,31 @@ def test_200_concurrent_claims_leave_one_holder_on_postgresql(postgres_url: str)
         _claims_at_once(rows, postgres_url)
 
 
+@pytest.mark.interop
+def test_workers_that_route_one_study_at_once_make_one_step(postgres_url: str) -> None:  # noqa: F811
+    with _rows(postgres_url) as rows:
+        rows.add_site("r1", "r2")
+        study, start = rows.add_study(), threading.Barrier(8)
+        made: list[bool] = []
+
+        def work() -> None:
+            database = Database(postgres_url)
+            with database.reading() as session:
+                session.get(Hospital, HOSPITAL)
+            start.wait(60)
+            with database.transaction() as session:
+                made.append(route(session, rows.law, study, now=rows.at, new_uid=rows.new_uid).is_new)
+            database.close()
+
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert sorted(made) == [False] * 7 + [True]
+        assert rows.verified_log().is_sound
+
+
 def test_second_claim_is_refused_and_first_keeps_the_step(rows: ReadingRows) -> None:
     step_uid = rows.routed()
     first = rows.claim(step_uid)

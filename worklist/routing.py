@@ -47,6 +47,8 @@ def route(
     Raises: IntegrityFailure where rows contradict each other.
     """
     assert study.study_pk is not None
+    # Two workers that route the same study at once take their turns: the second finds the step of the first.
+    session.exec(select(Study.study_pk).where(Study.study_pk == study.study_pk).with_for_update()).one()
     standing = session.exec(
         select(ProcedureStep).where(ProcedureStep.study_pk == study.study_pk).order_by(col(ProcedureStep.scheduled_at).desc())
     ).first()
