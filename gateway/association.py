@@ -132,6 +132,7 @@ class Association:
             say("connection_lost", state=self.state.name, reason=self._cut_because or "peer_hung_up")
         except _HandshakeRefused as refused:
             self._log.warning("tls_handshake_refused", reason=refused.reason)
+            self._tell_of_handshake(refused.reason)
         except Exception as error:
             how = SessionEnd.ABORTED
             self._abort(dimse.ABORT_BY_SERVICE_PROVIDER, dimse.ABORT_REASON_NOT_SPECIFIED)
@@ -160,6 +161,13 @@ class Association:
         except (OSError, ValueError):
             raise ConnectionLost("the peer closed the connection") from None
         return TlsTransport(secured)
+
+    def _tell_of_handshake(self, reason: str) -> None:
+        try:
+            self._port.handshake_refused(self.address, reason)
+        except Exception as error:
+            # The peer is refused all the same; that it could not be written down is said.
+            self._log.error("handshake_refusal_not_audited", error_class=type(error).__name__)
 
     def _associate(self, transport: Transport, reader: PduReader) -> DimseScp:
         deadline = self._began + self._limits.acse_seconds_max

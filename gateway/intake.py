@@ -96,12 +96,16 @@ class GatewayIntake:
 
     # -- IntakePort
 
+    def handshake_refused(self, address: str, reason: str) -> None:
+        self._audit_refusal("tls_handshake_refused", address, {"reason": reason, "tls": True})
+
     def admit(self, peer: Peer) -> Admission | Refusal:
         with self.database.reading() as session:
             sender = session.get(DicomPeer, peer.calling_ae_title)
         refusal = self._refusal(peer, sender)
         if refusal is not None:
-            self._audit_refusal(peer, refusal)
+            detail = {"calling": peer.calling_ae_title, "called": peer.called_ae_title, "tls": peer.is_tls}
+            self._audit_refusal(refusal.event_name, peer.address, {**detail, "certificate": peer.certificate_sha256 or ""})
             return refusal
         assert sender is not None
         if not self.limits.may_associate(sender.hospital_id):
@@ -224,8 +228,8 @@ class GatewayIntake:
             return None if is_own else CERTIFICATE_NOT_OF_AE_TITLE
         return None if sender.is_plaintext_allowed else CALLING_AE_TITLE_NOT_RECOGNIZED
 
-    def _audit_refusal(self, peer: Peer, refusal: Refusal) -> None:
-        now, key = self.now(), (refusal.event_name, peer.address)
+    def _audit_refusal(self, event_name: str, address: str, detail: dict[str, Any]) -> None:
+        now, key = self.now(), (event_name, address)
         with self._refusals_lock:
             last, silent = self._refusals.get(key, (now - timedelta(days=1), 0))
             if (now - last).total_seconds() < _REFUSAL_AUDIT_SECONDS:
@@ -243,15 +247,8 @@ class GatewayIntake:
                     action=audit.Action.EXECUTE,
                     actor="readgate/receive",
                     outcome=audit.Outcome.SERIOUS_FAILURE,
-                    network_address=peer.address,
-                    detail={
-                        "event": refusal.event_name,
-                        "calling": peer.calling_ae_title,
-                        "called": peer.called_ae_title,
-                        "tls": peer.is_tls,
-                        "certificate": peer.certificate_sha256 or "",
-                        "not_audited_before": silent,
-                    },
+                    network_address=address,
+                    detail={"event": event_name, **detail, "not_audited_before": silent},
                 ),
                 at=now,
             )

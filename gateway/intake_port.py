@@ -135,6 +135,10 @@ class SessionEnd(StrEnum):
 class IntakePort(Protocol):
     """The gateway as the listener sees it. One object serves all associations of a process."""
 
+    def handshake_refused(self, address: str, reason: str) -> None:
+        """A peer of the TLS port had no acceptable certificate, or spoke no TLS; it was refused. `reason` is a constant."""
+        ...
+
     def admit(self, peer: Peer) -> Admission | Refusal:
         """Decide whether this peer may associate, by AE titles, address and certificate."""
         ...

@@ -50,7 +50,11 @@ class RecordingPort:
     commitment: Callable[[Sequence[InstanceReference]], CommitmentResult] = lambda instances: CommitmentResult(instances, [])
     undelivered: list[tuple[str, CommitmentResult]] = field(default_factory=list)
     ends: list[SessionEnd] = field(default_factory=list)
+    handshakes_refused: list[tuple[str, str]] = field(default_factory=list)
     receiving: threading.Event = field(default_factory=threading.Event)
+
+    def handshake_refused(self, address: str, reason: str) -> None:
+        self.handshakes_refused.append((address, reason))
 
     def admit(self, peer: Peer) -> Admission | Refusal:
         self.peers.append(peer)

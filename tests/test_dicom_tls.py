@@ -83,6 +83,7 @@ def test_peer_without_a_good_certificate_gets_an_alert(case: str, ca: KeyAndCert
         assert wait_until(lambda: any(each["event"] == "tls_handshake_refused" for each in logs))
     assert port.peers == []
     reason = next(each["reason"] for each in logs if each["event"] == "tls_handshake_refused")
+    assert port.handshakes_refused == [("127.0.0.1", reason)]
     assert "certificate" in reason
 
 
