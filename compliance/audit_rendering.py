@@ -115,7 +115,8 @@ def _event(message: Element, entry: AuditEntry) -> None:
 
 
 def _participants(message: Element, entry: AuditEntry, source: AuditSource) -> None:
-    is_person = "/" not in entry.actor
+    # Readgate's own acts are named readgate/<what>; a person is a name, or cli/<account>.
+    is_person = not entry.actor.startswith("readgate/")
     actor = {"UserID": recipient_of(entry) if is_disclosure(entry) else entry.actor, "UserIsRequestor": "true"}
     if entry.network_address:
         # 2: an IP address (PS3.15 A.5.2 NetworkAccessPointTypeCode).

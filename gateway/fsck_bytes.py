@@ -159,7 +159,7 @@ def check_packs(fsck: Fsck, deep: bool) -> None:
     sizes = dict(app.vault.pack_names())
     with app.database.reading() as session:
         shredded = _shredded_keys(session)
-        stored = _stored(session)
+        stored = _stored(fsck, session)
         is_busy = (
             session.exec(select(ReceivedStudy.received_study_pk).where(ReceivedStudy.state == ReceivedState.COMPLETE)).first() is not None
         )
@@ -252,24 +252,33 @@ def _shredded_keys(session: Session) -> set[str]:
     return studies | {row.study_key_id for row in received if row.study_key_id is not None and row.wrapped_dek is None}
 
 
-def _stored(session: Session) -> list[_Stored]:
+def _stored(fsck: Fsck, session: Session) -> list[_Stored]:
     """Every object that a row says lies in the vault."""
     found: list[_Stored] = []
     studies = {study.study_pk: study for study in session.exec(select(Study)).all()}
     received = {row.received_study_pk: row for row in session.exec(select(ReceivedStudy)).all()}
     for row in session.exec(select(Instance)).all():
-        study = studies[row.study_pk]
+        study = studies.get(row.study_pk)
+        if study is None:
+            fsck.report.add("row_points_nowhere", f"instance {row.sop_instance_uid}: no study {row.study_pk}")
+            continue
         place = SealedObject(row.object_id, row.pack_name, row.pack_offset, row.sealed_length)
         found.append(_Stored(f"study {study.study_instance_uid}", study.study_key_id, place, row.payload_digest))
     for series in session.exec(select(Series)).all():
-        study = studies[series.study_pk]
+        study = studies.get(series.study_pk)
+        if study is None:
+            fsck.report.add("row_points_nowhere", f"series {series.series_instance_uid}: no study {series.study_pk}")
+            continue
         at = series.metadata_object
         place = SealedObject(at["object_id"], at["pack_name"], at["offset"], at["length"])
         found.append(_Stored(f"study {study.study_instance_uid}", study.study_key_id, place, ""))
     for original in session.exec(select(ReceivedInstance)).all():
         if original.pack_name is None or original.object_id is None or original.pack_offset is None or original.sealed_length is None:
             continue
-        owner = received[original.received_study_pk]
+        owner = received.get(original.received_study_pk)
+        if owner is None:
+            fsck.report.add("row_points_nowhere", f"received instance {original.instance_pk}: no received/{original.received_study_pk}")
+            continue
         place = SealedObject(original.object_id, original.pack_name, original.pack_offset, original.sealed_length)
         found.append(_Stored(f"received/{owner.received_study_pk}", owner.study_key_id or "", place, ""))
     return found

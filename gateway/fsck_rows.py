@@ -48,13 +48,13 @@ def check_steps(fsck: Fsck, deep: bool) -> None:
             fsck.report.add("row_points_nowhere", f"step {step.procedure_step_uid}: no study {step.study_pk}")
         has_holder = None not in (step.claiming_reader_id, step.transaction_uid_digest, step.lease_expires_at)
         has_ended = step.ended_at is not None
-        is_fitting = {
+        fitting: dict[str, bool] = {
             State.SCHEDULED: step.claiming_reader_id is None and not has_ended,
             State.IN_PROGRESS: has_holder and not has_ended,
             State.COMPLETED: has_ended and step.procedure_step_uid in reported,
             State.CANCELED: has_ended,
-        }.get(State(step.state) if step.state in set(State) else State.CANCELED, False)
-        if not is_fitting:
+        }
+        if not fitting.get(step.state, False):
             fsck.report.add("step_contradicts_itself", f"step {step.procedure_step_uid} is {step.state}")
 
 

@@ -118,7 +118,7 @@ def initialise(data: Path, *, name: str, dns: list[str], ips: list[str]) -> Init
     result = Initialised(data)
     if not data.is_dir():
         data.mkdir(mode=0o700, parents=True)
-        result.made.append(str(data))
+        result.made.append("data folder")
     config = data / CONFIG_NAME
     if not config.exists():
         descriptor = os.open(config, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
