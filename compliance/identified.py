@@ -71,10 +71,16 @@ class DeidentifiedDataset:
     #: What a person should know though it is no reason to hold: e.g. "RECOGNIZABLE_VISUAL_FEATURES" for a head in slices.
     flags: tuple[str, ...] = ()
     made_by: InitVar[object] = None
+    payload_bytes: int = field(init=False)
 
     def __post_init__(self, made_by: object) -> None:
         if made_by is not _MADE_BY_DEIDENTIFY:
             raise TypeError("a DeidentifiedDataset is made by compliance.deidentify.deidentify alone")
+        object.__setattr__(self, "payload_bytes", len(self.payload))
+
+    def let_payload_go(self) -> None:
+        """The payload is sealed and no longer needed here: a study of thousands of slices must not lie in memory whole."""
+        object.__setattr__(self, "payload", b"")
 
 
 @dataclass(frozen=True, slots=True)

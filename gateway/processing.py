@@ -42,7 +42,7 @@ from gateway.received import (
     received_study,
 )
 from gateway.study_holds import ACTOR, DUPLICATE_UID_DIFFERENT_CONTENT, OF_THE_WHOLE_STUDY, Refusal, hold_study, partial_items
-from gateway.study_identity import StudyIdentityReader, order_terms
+from gateway.study_identity import StudyIdentityReader, order_terms, require_same_patient
 from gateway.study_registration import register_study
 from worklist.routing import Routing, route
 
@@ -149,6 +149,7 @@ def _deidentify(app: Application, received: ReceivedStudy, rows: list[ReceivedIn
         held_before = {row.instance_pk for row in rows if row.held_item_pk in partial_items(session, received.received_study_pk)}
         decisions = decisions_for(session, received.hospital_id, received.received_study_pk)
     if order is not None:
+        require_same_patient(order[1], identity)
         terms = terms.merge(order_terms(order[1]))
     under = Pseudonymity(
         hospital_id=received.hospital_id,
@@ -175,13 +176,17 @@ def _deidentify(app: Application, received: ReceivedStudy, rows: list[ReceivedIn
                 refusals.append((row, Refusal(refused.reason_code, refused.detail, refused.tag, screen.proposed)))
         sealed = app.vault.seal(study_key, [(uuid.uuid4().hex, output.payload) for _, output in made])
         outputs += [(row, output, place) for (row, output), place in zip(made, sealed, strict=True)]
+        for _, output in made:
+            output.let_payload_go()
     is_known = any(row.sop_instance_uid is not None for row in rows)
     if not is_known and (not outputs or len(refusals) > len(outputs)):
         # More is missing than is there: what is left is no study to read.
         hold_study(app, received.received_study_pk, _most_frequent(refusals), len(rows), refusals)
         return ""
     # 3. Everything the exchange will know of it, in one transaction with what is held back.
-    return register_study(app, received.received_study_pk, study_key, identity, under, order, outputs, refusals)
+    return register_study(
+        app, received.received_study_pk, study_key, identity, under, order, outputs, refusals, generation=received.generation
+    )
 
 
 def _most_frequent(refusals: list[tuple[ReceivedInstance, Refusal]]) -> Refusal:

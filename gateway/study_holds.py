@@ -26,6 +26,7 @@ ACTOR = "readgate/deidentify"
 
 DUPLICATE_UID_DIFFERENT_CONTENT = "DUPLICATE_UID_DIFFERENT_CONTENT"
 SERIES_IN_TWO_STUDIES = "SERIES_IN_TWO_STUDIES"
+INSTANCE_IN_TWO_STUDIES = "INSTANCE_IN_TWO_STUDIES"
 #: Reasons that say the study, not an instance, is in doubt: whose it is, and what belongs to it.
 OF_THE_WHOLE_STUDY = frozenset(
     {
@@ -36,6 +37,9 @@ OF_THE_WHOLE_STUDY = frozenset(
         "UID_MISMATCH",
         DUPLICATE_UID_DIFFERENT_CONTENT,
         SERIES_IN_TWO_STUDIES,
+        INSTANCE_IN_TWO_STUDIES,
+        "SEVERAL_PATIENTS",
+        "ORDER_OF_ANOTHER_PATIENT",
     }
 )
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,8 @@ from crypto.errors import RefusedContent
 
 SEVERAL_PATIENT_IDS = "SEVERAL_PATIENT_IDS"
 PATIENT_ID_MISSING = "PATIENT_ID_MISSING"
+SEVERAL_PATIENTS = "SEVERAL_PATIENTS"
+ORDER_OF_ANOTHER_PATIENT = "ORDER_OF_ANOTHER_PATIENT"
 SEVERAL_STUDIES = "SEVERAL_STUDIES"
 
 _CHARACTER_SET = 0x00080005
@@ -81,6 +84,8 @@ class StudyIdentityReader:
 
     _patients: set[tuple[str, str]] = field(default_factory=set)
     _studies: set[str] = field(default_factory=set)
+    #: Non-empty values of what tells persons apart, by tag: one Patient ID can be given to two.
+    _traits: dict[str, set[str]] = field(default_factory=dict)
     _texts: dict[str, str] = field(default_factory=dict)
     _instances: list[tuple[str, str, str]] = field(default_factory=list)
 
@@ -88,6 +93,14 @@ class StudyIdentityReader:
         """Raises: RefusedContent for a header that cannot be read."""
         values = header_texts(source)
         self._patients.add((values.get(_PATIENT_ID, ""), values.get(_ISSUER, "")))
+        for trait, text in (
+            ("(0010,0021)", values.get(_ISSUER, "")),
+            ("(0010,0030)", values.get(_TEXTS["birth_date"], "")),
+            ("(0010,0040)", values.get(_TEXTS["sex"], "")),
+            ("(0010,0010)", _family_name(values.get(_TEXTS["name"], ""))),
+        ):
+            if text:
+                self._traits.setdefault(trait, set()).add(text)
         self._studies.add(values.get(_STUDY_UID, ""))
         for name, tag in _TEXTS.items():
             if not self._texts.get(name):
@@ -101,6 +114,9 @@ class StudyIdentityReader:
         if len(self._studies) > 1:
             raise RefusedContent(SEVERAL_STUDIES, "the instances are of different studies", tag="(0020,000D)")
         patient_id, issuer = max(self._patients, default=("", ""))
+        for tag, values in self._traits.items():
+            if len(values) > 1:
+                raise RefusedContent(SEVERAL_PATIENTS, "the instances of this study describe different persons", tag=tag)
         if not patient_id:
             raise RefusedContent(PATIENT_ID_MISSING, "a report could not find its patient", tag="(0010,0020)")
         return ReceivedIdentity(patient_id, issuer, next(iter(self._studies)), dict(self._texts), tuple(self._instances))
@@ -125,6 +141,22 @@ def header_texts(source: IdentifiedDataset) -> dict[int, str]:
             raise RefusedContent("UNDECODABLE_TEXT", "not in the declared character set", tag=f"({tag >> 16:04X},{tag & 0xFFFF:04X})")
         values[tag] = text.strip("\0 ")
     return values
+
+
+def require_same_patient(order: Mapping[str, Any], identity: ReceivedIdentity) -> None:
+    """The order under the study's accession number is this patient's. Raises: RefusedContent.
+
+    The Patient IDs are compared; issuers are spelled differently in HL7 and DICOM by one and the same hospital.
+    """
+    ordered = str(order.get("patient_id") or "").strip()
+    if ordered and ordered != identity.patient_id:
+        raise RefusedContent(ORDER_OF_ANOTHER_PATIENT, "the order of this accession number is for another patient", tag="(0008,0050)")
+
+
+def _family_name(name: str) -> str:
+    """The family name of the first component group, folded: a study may write one person's name in several spellings of case and accent."""
+    family = name.partition("=")[0].partition("^")[0].strip()
+    return "".join(one for one in unicodedata.normalize("NFKD", family).casefold() if not unicodedata.combining(one))
 
 
 def order_terms(order: Mapping[str, Any]) -> IdentityTerms:

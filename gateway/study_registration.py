@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlmodel import Session, select
+from sqlmodel import Session, func, select
 
 from compliance import audit
 from compliance.crosswalk import seal_study_identity
@@ -19,13 +19,13 @@ from compliance.identified import DeidentifiedDataset, InstanceAttributes, Pseud
 from compliance.order import Order, payer_of
 from compliance.study import Instance, Series, Study, instances_of_study, seal_order_text, study_manifest
 from crypto.canonical import digest, keyed_uid
-from crypto.errors import RefusedContent
+from crypto.errors import RefusedContent, TemporarilyUnable
 from crypto.keys import StudyKey
 from crypto.vault import SealedObject
 from gateway.application import Application
 from gateway.received import ReceivedInstance, ReceivedState, locked_received_study
 from gateway.storage_decision import require_storage
-from gateway.study_holds import ACTOR, SERIES_IN_TWO_STUDIES, Refusal, hold_instances, left_out_count
+from gateway.study_holds import ACTOR, INSTANCE_IN_TWO_STUDIES, SERIES_IN_TWO_STUDIES, Refusal, hold_instances, left_out_count
 from gateway.study_identity import ReceivedIdentity
 
 #: What a reader sees in place of an order text that could not be proved clean.
@@ -44,8 +44,14 @@ def register_study(
     order: tuple[Order, dict[str, Any]] | None,
     outputs: Sequence[Output],
     refusals: Sequence[tuple[ReceivedInstance, Refusal]] = (),
+    *,
+    generation: int,
 ) -> str:
     """The study is AVAILABLE under its pseudonymous UID, which is returned; repeated, it stays what it is.
+
+    `generation` is the received study's as its instances were read. When it has moved on, nothing is registered and "" returned: more
+    instances came, and the next generation's job takes all of them. Two processes that work on one generation cannot mix their results:
+    the second finds instances registered, or series metadata replaced, since it looked.
 
     The instances of `refusals` stay behind, listed in the quarantine; the study's row and its signed manifest say how many.
 
@@ -53,7 +59,7 @@ def register_study(
     TemporarilyUnable.
     """
     study_instance_uid = keyed_uid(under.uid_secret, identity.study_instance_uid)
-    metadata = _sealed_metadata(app, study_key, study_instance_uid, outputs)
+    metadata, seen = _sealed_metadata(app, study_key, study_instance_uid, outputs)
     order_text = _clean_order_text(under, order[1]) if order is not None else None
     first = next(iter(sorted((output.attributes for _, output, _ in outputs), key=_is_document)), None)
     payer_kind = payer_of(order[1]) if order is not None else None
@@ -68,6 +74,9 @@ def register_study(
     )
     with app.database.transaction() as session:
         received = locked_received_study(session, received_study_pk)
+        if received.generation != generation or received.state != ReceivedState.COMPLETE:
+            return received.study_instance_uid or "" if received.state == ReceivedState.AVAILABLE else ""
+        _require_untouched(session, outputs, seen)
         now = app.now()
         study = session.exec(select(Study).where(Study.study_instance_uid == study_instance_uid).with_for_update()).first()
         if study is None:
@@ -97,6 +106,7 @@ def register_study(
         session.flush()
         series = _series_rows(session, study, outputs, metadata)
         _instance_rows(session, study, series, outputs)
+        _count_instances(session, series)
         assert study.study_pk is not None
         rows = instances_of_study(session, study.study_pk)
         study.instance_count, study.manifest_digest = len(rows), digest(study_manifest(study_instance_uid, rows))
@@ -119,10 +129,7 @@ def register_study(
         known = {row.sop_instance_uid for row in rows}
         pseudonym_of = {uid: pseudonym for uid, pseudonym in pseudonym_of.items() if pseudonym in known}
         seal_study_identity(session, app.keys, study, received.study_lookup, identity.document(pseudonym_of, order[1] if order else None))
-        received.study_instance_uid = study_instance_uid
-        if received.state == ReceivedState.COMPLETE:
-            # Otherwise instances came while this generation was processed: they are the next one's, and must not be taken for done.
-            received.state = ReceivedState.AVAILABLE
+        received.study_instance_uid, received.state = study_instance_uid, ReceivedState.AVAILABLE
         session.add_all([study, received])
         session.flush()
         audit.append(
@@ -165,8 +172,13 @@ def _clean_order_text(under: Pseudonymity, order: Mapping[str, Any]) -> dict[str
     return {name: WITHHELD if text.is_doubtful else text.text for name, text in cleaned.items()}
 
 
-def _sealed_metadata(app: Application, study_key: StudyKey, study_instance_uid: str, outputs: Sequence[Output]) -> dict[str, SealedObject]:
-    """Per series its metadata, with what an earlier generation had; sealed before the transaction, which only points at it."""
+def _sealed_metadata(
+    app: Application, study_key: StudyKey, study_instance_uid: str, outputs: Sequence[Output]
+) -> tuple[dict[str, SealedObject], dict[str, dict[str, Any]]]:
+    """Per series its metadata, with what an earlier generation had, sealed before the transaction, which only points at it; and per series
+    that stood already the pointer that was read.
+    """
+    seen: dict[str, dict[str, Any]] = {}
     by_series: dict[str, list[dict[str, Any]]] = {}
     for _, output, _ in outputs:
         by_series.setdefault(output.series_instance_uid, []).append(dict(output.dicom_json))
@@ -174,9 +186,35 @@ def _sealed_metadata(app: Application, study_key: StudyKey, study_instance_uid: 
         standing = session.exec(select(Series).join(Study).where(Study.study_instance_uid == study_instance_uid)).all()
     for series in standing:
         if series.series_instance_uid in by_series:
-            by_series[series.series_instance_uid] = open_series_metadata(app, study_key, series) + by_series[series.series_instance_uid]
+            fresh = by_series[series.series_instance_uid]
+            # By SOP Instance UID: content that took another's place takes its description's place too.
+            merged = {_sop_instance_uid(one): one for one in [*open_series_metadata(app, study_key, series), *fresh]}
+            by_series[series.series_instance_uid] = list(merged.values())
+            seen[series.series_instance_uid] = dict(series.metadata_object)
     items = [(uuid.uuid4().hex, gzip.compress(json.dumps(instances).encode(), mtime=0)) for instances in by_series.values()]
-    return dict(zip(by_series, app.vault.seal(study_key, items), strict=True))
+    return dict(zip(by_series, app.vault.seal(study_key, items), strict=True)), seen
+
+
+def _sop_instance_uid(model: Mapping[str, Any]) -> str:
+    return str(model["00080018"]["Value"][0])
+
+
+def _require_untouched(session: Session, outputs: Sequence[Output], seen: Mapping[str, dict[str, Any]]) -> None:
+    """Raises: TemporarilyUnable when another process registered some of it since it was read; the step is tried again from the rows."""
+    for received, output, _ in outputs:
+        row = session.get(ReceivedInstance, received.instance_pk)
+        if row is None or row.sop_instance_uid is not None:
+            raise TemporarilyUnable("another process registered these instances")
+        series = session.exec(select(Series).where(Series.series_instance_uid == output.series_instance_uid)).first()
+        if series is not None and dict(series.metadata_object) != seen.get(output.series_instance_uid):
+            raise TemporarilyUnable("another process registered instances of this series")
+
+
+def _count_instances(session: Session, series: Mapping[str, Series]) -> None:
+    for row in series.values():
+        row.instance_count = session.exec(select(func.count()).select_from(Instance).where(Instance.series_pk == row.series_pk)).one()
+        session.add(row)
+    session.flush()
 
 
 def _describe(study: Study, attributes: Sequence[InstanceAttributes]) -> None:
@@ -219,7 +257,6 @@ def _series_rows(session: Session, study: Study, outputs: Sequence[Output], meta
                 metadata_object=pointer,
             )
         row.metadata_object = pointer
-        row.instance_count += sum(1 for _, other, _ in outputs if other.series_instance_uid == uid)
         session.add(row)
         rows[uid] = row
     session.flush()
@@ -231,27 +268,37 @@ def _instance_rows(session: Session, study: Study, series: Mapping[str, Series],
     for received, output, place in outputs:
         series_pk = series[output.series_instance_uid].series_pk
         assert series_pk is not None
-        if session.get(Instance, output.sop_instance_uid) is None:
-            session.add(
-                Instance(
-                    sop_instance_uid=output.sop_instance_uid,
-                    series_pk=series_pk,
-                    study_pk=study.study_pk,
-                    sop_class_uid=output.sop_class_uid,
-                    transfer_syntax_uid=output.transfer_syntax_uid,
-                    number=output.attributes.instance_number,
-                    object_id=place.object_id,
-                    pack_name=place.pack_name,
-                    pack_offset=place.offset,
-                    sealed_length=place.length,
-                    payload_bytes=len(output.payload),
-                    frame_table=[list(frame) for frame in output.frame_table],
-                    payload_digest=output.payload_digest,
-                    pixel_digest=output.pixel_digest,
-                )
-            )
+        instance = session.get(Instance, output.sop_instance_uid)
+        if instance is not None and instance.study_pk != study.study_pk:
+            raise RefusedContent(INSTANCE_IN_TWO_STUDIES, "one SOP Instance UID came under two studies", tag="(0008,0018)")
+        if instance is None:
+            instance = Instance(sop_instance_uid=output.sop_instance_uid, **_place_of(study.study_pk, series_pk, output, place))
+        else:
+            # A person chose this content over the one that stood: the row describes what is there now.
+            for name, value in _place_of(study.study_pk, series_pk, output, place).items():
+                setattr(instance, name, value)
+        session.add(instance)
         kept = session.get(ReceivedInstance, received.instance_pk)
         if kept is not None:
             kept.sop_instance_uid, kept.held_item_pk, kept.held_detail, kept.held_boxes = output.sop_instance_uid, None, "", []
             session.add(kept)
     session.flush()
+
+
+def _place_of(study_pk: int, series_pk: int, output: DeidentifiedDataset, place: SealedObject) -> dict[str, Any]:
+    """The columns of an instance's row: what it is, where it lies, what its bytes are."""
+    return {
+        "series_pk": series_pk,
+        "study_pk": study_pk,
+        "sop_class_uid": output.sop_class_uid,
+        "transfer_syntax_uid": output.transfer_syntax_uid,
+        "number": output.attributes.instance_number,
+        "object_id": place.object_id,
+        "pack_name": place.pack_name,
+        "pack_offset": place.offset,
+        "sealed_length": place.length,
+        "payload_bytes": output.payload_bytes,
+        "frame_table": [list(frame) for frame in output.frame_table],
+        "payload_digest": output.payload_digest,
+        "pixel_digest": output.pixel_digest,
+    }
