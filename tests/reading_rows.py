@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -33,12 +34,17 @@ EDGE_KEY = EdgeKey(_PRIVATE, ed25519_public_pem(_PRIVATE))
 _SIGNER = LogSigner("readgate.test", bytes(range(32)))
 
 
+@functools.cache
+def _law() -> LawBundle:
+    return load_law()
+
+
 @dataclass
 class ReadingRows:
     """One hospital in Germany and readers in Spain who may read for it; time stands still unless moved."""
 
     database: Database
-    law: LawBundle = field(default_factory=load_law)
+    law: LawBundle = field(default_factory=_law)
     at: datetime = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 

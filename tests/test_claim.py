@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -74,11 +75,21 @@ def test_table_has_no_other_cells() -> None:
 # --- one holder ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def rows(tmp_path: Path) -> Iterator[ReadingRows]:
-    with _rows(f"sqlite:///{tmp_path / 'readgate.sqlite3'}") as made:
+@pytest.fixture(scope="module")
+def site_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The database of a site with two readers, made once."""
+    path = tmp_path_factory.mktemp("rows") / "readgate.sqlite3"
+    with _rows(f"sqlite:///{path}") as made:
         made.add_site("r1", "r2")
-        yield made
+    return path
+
+
+@pytest.fixture
+def rows(tmp_path: Path, site_file: Path) -> Iterator[ReadingRows]:
+    shutil.copy(site_file, tmp_path / "readgate.sqlite3")
+    database = Database(f"sqlite:///{tmp_path / 'readgate.sqlite3'}")
+    yield ReadingRows(database)
+    database.close()
 
 
 @contextmanager
