@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from compliance.database import Database
-from compliance.lawbook import LawBundle, load_law
+from compliance.lawbook import LawBundle
 from crypto.certificates import KeyAndCertificate
 from crypto.checkpoint import LogSigner
 from crypto.errors import BadInput
@@ -19,6 +19,7 @@ from crypto.spool import Spool
 from crypto.vault import Vault, local_vault, s3_vault
 from gateway.certificate_store import CertificateStore
 from gateway.config import Settings, VaultSettings, load_settings
+from gateway.law_files import law_at_start
 from gateway.schema import migrate
 
 LOG_ORIGIN = "readgate.audit"
@@ -39,6 +40,8 @@ class Application:
     log_signer: LogSigner
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     new_uid: Callable[[], str] = lambda: f"2.25.{uuid.uuid4().int}"
+    #: Why the configured law was refused; the last good one is in force then.
+    law_refusal: str | None = None
     #: Set when the process is asked to stop; long loops look at it.
     stopping: threading.Event = field(default_factory=threading.Event)
 
@@ -51,8 +54,10 @@ class Application:
         self.database.close()
 
 
-def open_application(data: Path, *, settings: Settings | None = None) -> Application:
-    """The deployment in `data`, with its database at the newest schema.
+def open_application(data: Path, *, settings: Settings | None = None, law: LawBundle | None = None) -> Application:
+    """The deployment in `data`, with its database at the newest schema and its law in force on record.
+
+    With `law` that one is used and nothing comes into force: administration before anybody confirmed a rule.
 
     Raises: BadInput naming the setting where the deployment is half-configured.
     """
@@ -69,7 +74,7 @@ def open_application(data: Path, *, settings: Settings | None = None) -> Applica
         keys=keys,
         spool=Spool(data / "spool", keys),
         vault=open_vault(data, chosen.vault),
-        law=_law(chosen),
+        law=law if law is not None else law_at_start(database, data, chosen.law, now=datetime.now(UTC)),
         certificates=CertificateStore(data / "certificates"),
         log_signer=LogSigner(LOG_ORIGIN, keys.secret("audit-log-signing")),
     )
@@ -102,13 +107,3 @@ def open_vault(data: Path, settings: VaultSettings) -> Vault:
         access_key_id=access.get_secret_value() if access is not None else None,
         secret_access_key=secret.get_secret_value() if secret is not None else None,
     )
-
-
-def _law(settings: Settings) -> LawBundle:
-    law = settings.law
-    if law.confirmations is None and not law.demo_confirmations:
-        raise BadInput(
-            "law.confirmations is not set: no rule is in force until this deployment's privacy officer and counsel confirmed it "
-            "(readgate law confirm); for a demonstration set law.demo_confirmations = true"
-        )
-    return load_law(law.directory, law.confirmations)

@@ -123,7 +123,7 @@ def deployment(data: Path, *, needs_law: bool = False) -> Iterator[Application]:
     """
     from compliance.lawbook import load_packs
     from gateway.application import open_application
-    from gateway.config import LawSettings, load_settings
+    from gateway.config import load_settings
 
     require_data_folder(data)
     settings = load_settings(data)
@@ -132,9 +132,7 @@ def deployment(data: Path, *, needs_law: bool = False) -> Iterator[Application]:
     if is_confirmed or needs_law:
         app = open_application(data, settings=settings)
     else:
-        law = LawSettings(directory=settings.law.directory, demo_confirmations=True)
-        app = open_application(data, settings=settings.model_copy(update={"law": law}))
-        app.law = load_packs(settings.law.directory)
+        app = open_application(data, settings=settings, law=load_packs(settings.law.directory))
     try:
         yield app
     finally:

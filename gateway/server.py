@@ -22,6 +22,7 @@ from gateway.dicom_tls import TlsMaterial, server_context
 from gateway.http_app import make_http_app
 from gateway.intake import GatewayIntake
 from gateway.intake_limits import HospitalRates
+from gateway.law_watch import LawWatch
 from gateway.negotiation import StorageOffer
 from gateway.order_listener import OrderListener
 from gateway.receiver import Endpoint, Receiver, ReceiverLimits
@@ -47,6 +48,7 @@ class Server:
     index: SpoolIndex = field(init=False)
     receiver: Receiver | None = field(init=False, default=None)
     worker: Worker | None = field(init=False, default=None)
+    law_watch: LawWatch | None = field(init=False, default=None)
     orders: list[OrderListener] = field(init=False, default_factory=list)
     http_address: tuple[str, int] | None = field(init=False, default=None)
     _http: uvicorn.Server | None = field(init=False, default=None)
@@ -61,6 +63,8 @@ class Server:
         self._note(audit.EventType.APPLICATION_START)
         self.index.start()
         try:
+            self.law_watch = LawWatch(app)
+            self.law_watch.start()
             if self.role in (ProcessRole.ALL, ProcessRole.RECEIVER):
                 self.receiver = make_receiver(app, self.index)
                 self.receiver.start()
@@ -89,9 +93,11 @@ class Server:
             self._http_thread.join(timeout=15)
         if self.worker is not None:
             self.worker.stop()
+        if self.law_watch is not None:
+            self.law_watch.stop()
         self.index.flush()
         self.index.stop()
-        self.orders, self.receiver, self.worker, self._http = [], None, None, None
+        self.orders, self.receiver, self.worker, self.law_watch, self._http = [], None, None, None, None
         log.info("server_stopped", role=str(self.role))
 
     @property

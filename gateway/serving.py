@@ -53,6 +53,9 @@ def _serve_here(data: Path, role: str, settings: Settings, stopping: threading.E
     try:
         server = Server(app, ProcessRole(role))
         server.start()
+        if server.law_watch is not None:
+            watch = server.law_watch
+            signal.signal(signal.SIGHUP, lambda *_: watch.wake())
         # With a timeout, because a wait without one keeps Python from running the signal's handler on some platforms.
         while not stopping.wait(_POLL_SECONDS):
             pass
@@ -91,6 +94,7 @@ class _Receivers:
             )
         for number in range(dicom.receivers):
             self._start(number)
+        signal.signal(signal.SIGHUP, lambda *_: self._pass_on(signal.SIGHUP))
         try:
             while not self.stopping.wait(_POLL_SECONDS):
                 for number, process in list(self._running.items()):
@@ -111,6 +115,11 @@ class _Receivers:
         command = [sys.executable, "-m", "gateway.cli", "serve", "--role", "receiver", "--receiver", str(number), "--data", str(self.data)]
         self._running[number] = subprocess.Popen(command)
         log.info("receiver_started", receiver=number, process_id=self._running[number].pid)
+
+    def _pass_on(self, number: signal.Signals) -> None:
+        for process in list(self._running.values()):
+            if process.poll() is None:
+                process.send_signal(number)
 
     def _may_restart(self) -> bool:
         now = time.monotonic()

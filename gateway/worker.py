@@ -20,6 +20,7 @@ from compliance.device_masks import Box, DeviceMask
 from compliance.hospital import Hospital
 from compliance.pixel_child import PixelChild
 from compliance.quarantine import hold
+from compliance.reminders import remind
 from compliance.study import Study, StudyStatus
 from crypto.errors import Conflict, IntegrityFailure, ReadgateError
 from gateway.application import Application, jobs_url
@@ -39,6 +40,7 @@ log = structlog.get_logger()
 CHECKPOINT_SECONDS = 60.0
 SPOOL_SWEEP_SECONDS = 30.0
 REVOCATION_SECONDS = 2.0
+REMINDER_SECONDS = 900.0
 STRANDED_SECONDS = 5.0
 
 
@@ -131,6 +133,7 @@ class Worker:
                 lambda: revoke_ended_rights(app.database, app.law, now=app.now(), new_uid=app.new_uid, keys=app.keys),
                 REVOCATION_SECONDS,
             ),
+            _Duty("remind", self.remind, REMINDER_SECONDS),
             _Duty("checkpoint", lambda: keep_checkpoint(app.database, app.log_signer, now=app.now()), CHECKPOINT_SECONDS),
             _Duty("sweep_spool", self.sweep_spool, SPOOL_SWEEP_SECONDS),
         ]
@@ -210,6 +213,11 @@ class Worker:
                 # Its name is used up: only the next attempt, under another one, is worked on again.
                 fail_attempt(app, row.delivery_pk, row.attempts)
         return len(due)
+
+    def remind(self) -> int:
+        """Reminders of what ends in 90, 30 or 7 days are made; how many."""
+        with self._app.database.transaction() as session:
+            return len(remind(session, now=self._app.now()))
 
     def sweep_spool(self) -> int:
         """Closed segments all of whose instances lie in the vault are removed; how many."""
