@@ -32,6 +32,7 @@ _STEP_ATTEMPTS = 5
 _RECOVERIES_MAX = 3
 #: How long `stop` waits for a step to come to its end; what does not goes on in the next process.
 _STOP_SECONDS = 5
+_OVER = {"SUCCESS", "ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED", "CANCELLED"}
 _DEAD = {"ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED", "CANCELLED"}
 
 
@@ -151,6 +152,11 @@ class JobRunner:
     def is_dead(self, received_study_pk: int, generation: int, attempt: int = 0) -> bool:
         """Whether the workflow of this generation ended without bringing the study anywhere."""
         return _is_dead(study_workflow_id(received_study_pk, generation, attempt))
+
+    def is_over(self, received_study_pk: int, generation: int, attempt: int = 0) -> bool:
+        """Whether the workflow of this generation does nothing any more, however it ended."""
+        status = DBOS.get_workflow_status(study_workflow_id(received_study_pk, generation, attempt))
+        return status is not None and status.status in _OVER
 
     def is_delivery_dead(self, delivery_pk: int, attempt: int, queued_at: str) -> bool:
         """Whether the workflow of this attempt ended without saying how the attempt went."""

@@ -41,7 +41,8 @@ def can_settle(item: QuarantineItem, study: ReceivedStudy) -> bool:
     """Whether a person can decide about the item now: single instances at any time but while their study is being processed."""
     if item.state != QuarantineState.HELD:
         return False
-    return study.state != ReceivedState.COMPLETE if item.is_partial else study.state == ReceivedState.QUARANTINED
+    # An item held in a rejected study says that the study came again.
+    return study.state != ReceivedState.COMPLETE if item.is_partial else study.state in (ReceivedState.QUARANTINED, ReceivedState.REJECTED)
 
 
 def try_again(database: Database, *, hospital_id: str | None, quarantine_id: str, actor: str, note: str, now: datetime) -> None:

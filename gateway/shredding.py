@@ -22,6 +22,7 @@ from compliance.study import Instance, Series, Study, StudyStatus
 from crypto.errors import Conflict, NotFound
 from gateway.application import Application
 from gateway.received import ReceivedInstance, ReceivedState, ReceivedStudy, received_study, unarchived_segments
+from gateway.spool_index import SpoolIndex
 from reporting.delivery_queue import Delivery, DeliveryState
 from reporting.report import Report
 from worklist.procedure_step import State
@@ -222,10 +223,14 @@ def _end_received(session: Session, received: list[ReceivedStudy], actor: str, r
 
 def _empty_spool(app: Application, segments: set[str], result: Shredding) -> None:
     """Segments in which nothing waits any more are removed; the spool opens with the KEK alone, so they must not linger."""
+    # An acknowledged frame whose row is not written yet may be another study's: every closed segment is read before one is taken away.
+    index = SpoolIndex(app.database, app.spool)
+    index.recover(now=app.now())
+    closed = index.recovered_segments
     with app.database.reading() as session:
         needed = unarchived_segments(session)
     for segment_id in sorted(segments & set(app.spool.segments())):
-        if segment_id in needed or app.spool.is_open(segment_id):
+        if segment_id in needed or segment_id not in closed:
             result.segments_left.append(segment_id)
             continue
         app.spool.remove_segment(segment_id)

@@ -20,6 +20,7 @@ from sqlmodel import Session, col, select
 
 from compliance import audit
 from compliance.database import Database, is_unique_violation
+from compliance.quarantine import hold
 from crypto.errors import IntegrityFailure, NotFound, ReadgateError, TemporarilyUnable
 from crypto.spool import FramePosition, Spool
 from gateway.expected_instances import note_expected_reached
@@ -31,6 +32,7 @@ _BATCH_MAX = 2000
 #: Rows follow their frames by this much, so that a batch is worth its commit.
 _LINGER_SECONDS = 0.25
 ACTOR = "readgate/receive"
+REJECTED_STUDY_CAME_AGAIN = "REJECTED_STUDY_CAME_AGAIN"
 
 
 @dataclass(frozen=True)
@@ -197,6 +199,7 @@ def _index_frames(database: Database, frames: Sequence[SpooledFrame]) -> None:
         studies = _studies_of(session, fresh)
         same_uid = _kept_under(session, fresh)
         rows, added, added_bytes = [], Counter[int](), Counter[str]()
+        again: list[ReceivedStudy] = []
         counts_before = {key: study.instance_count for key, study in studies.items()}
         for frame in fresh:
             study = studies[_study_key(frame)]
@@ -210,8 +213,11 @@ def _index_frames(database: Database, frames: Sequence[SpooledFrame]) -> None:
             if not is_duplicate:
                 earlier.add(mine)
                 added_bytes[study.hospital_id] += frame.header["payload_bytes"]
-                _count_in(study)
+                if _count_in(study):
+                    again.append(study)
         session.execute(insert(ReceivedInstance), rows)
+        for study in again:
+            _hold_again(session, study)
         orders = {studies[_study_key(frame)].received_study_pk or 0: frame.header.get("order_lookup", "") for frame in fresh}
         note_expected_reached(
             session,
@@ -313,12 +319,27 @@ _ROW_DEFAULTS: dict[str, Any] = {
 }
 
 
-def _count_in(study: ReceivedStudy) -> None:
-    """One more instance. New to a study that was complete, it opens the study again as its next generation."""
+def _count_in(study: ReceivedStudy) -> bool:
+    """One more instance. New to a study that was complete, it opens the study again as its next generation.
+
+    A rejected study stays rejected, whatever its sender sends: True asks for a person to be told.
+    """
     study.instance_count += 1
+    if study.state == ReceivedState.REJECTED:
+        return True
     if study.state != ReceivedState.RECEIVING:
         study.state, study.complete_at, study.is_commitment_asked = ReceivedState.RECEIVING, None, False
         study.generation += 1
+    return False
+
+
+def _hold_again(session: Session, study: ReceivedStudy) -> None:
+    """The hospital said that this study is not to be read, and it came again: a person decides anew, nothing is processed meanwhile."""
+    assert study.received_study_pk is not None
+    hold(
+        session, hospital_id=study.hospital_id, received_study_pk=study.received_study_pk, reason_code=REJECTED_STUDY_CAME_AGAIN,
+        element_tag=None, detail="", instance_count=study.instance_count, actor=ACTOR, now=study.last_at,
+    )  # fmt: skip
 
 
 def _study_key(frame: SpooledFrame) -> tuple[str, str]:

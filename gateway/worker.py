@@ -196,10 +196,10 @@ class Worker:
                 .where(ReceivedStudy.state == ReceivedState.AVAILABLE, Study.status == StudyStatus.AVAILABLE, ~is_routed)
             ).all()
         # A job that is still at it routes by itself; routing twice is routing once.
-        dead = [uid for pk, generation, uid in stranded if pk is not None and self._runner.is_dead(pk, generation)]
-        for study_instance_uid in dead:
+        over = [uid for pk, generation, uid in stranded if pk is not None and self._runner.is_over(pk, generation)]
+        for study_instance_uid in over:
             route_study(app, study_instance_uid)
-        return len(dead)
+        return len(over)
 
     def queue_deliveries(self) -> int:
         app = self._app

@@ -39,6 +39,9 @@ class DeadRunner:
     def is_dead(self, received_study_pk: int, generation: int) -> bool:
         return self.is_all_dead
 
+    def is_over(self, received_study_pk: int, generation: int) -> bool:
+        return self.is_all_dead
+
     def is_delivery_dead(self, delivery_pk: int, attempt: int, queued_at: str) -> bool:
         return self.is_all_dead
 
