@@ -21,7 +21,7 @@ from reporting.delivery_queue import Delivery, DeliveryState
 from reporting.report import Report, has_final, open_report, reports_of_study
 from reporting.text_rules import require_text
 from worklist.view_grant import ViewGrant
-from worklist.workitem import ProcedureStep
+from worklist.workitem import ProcedureStep, is_amended_since_report
 
 OBLIGATION_SENTENCES = {
     "VIEW_ONLY": "For viewing only: whole files are not handed out.",
@@ -66,10 +66,9 @@ def critical_of(sections: Mapping[str, Any]) -> CriticalResult:
 
 def kinds_for(session: Session, study: Study, step: ProcedureStep) -> tuple[Choice, ...]:
     """What may be signed in this step; the law is asked again when it is."""
-    if step.is_addendum:
-        kinds = [ReportKind.ADDENDUM, ReportKind.CORRECTION]
-    elif has_final(session, study):
-        kinds = []
+    if has_final(session, study):
+        is_later = step.is_addendum or is_amended_since_report(session, step)
+        kinds = [ReportKind.ADDENDUM, ReportKind.CORRECTION] if is_later else []
     elif "PRELIMINARY_ONLY" in step.obligations:
         kinds = [ReportKind.PRELIMINARY]
     else:
@@ -102,7 +101,7 @@ def obstacles(sections: Mapping[str, Any], kind: str, kinds: Sequence[Choice], n
 def begun(draft: Draft, step: ProcedureStep, kinds: Sequence[Choice], wanted_kind: str) -> tuple[str, Draft]:
     """The kind and the text to begin with: an addendum starts empty, a correction with what it corrects."""
     values = [choice.value for choice in kinds]
-    if draft.version == 0 and step.is_addendum:
+    if draft.version == 0 and (step.is_addendum or ReportKind.ADDENDUM in values):
         kind = wanted_kind if wanted_kind in values else ReportKind.ADDENDUM.value
         return kind, Draft(0, {} if kind == ReportKind.ADDENDUM else draft.sections, None)
     kind = str(draft.sections.get("kind") or "")

@@ -36,7 +36,7 @@ from reporting.text_rules import MALFORMED
 from worklist.claim import require_claim, successor_of
 from worklist.procedure_step import State, WorkitemCode, require_transition
 from worklist.view_grant import revoke_grants
-from worklist.workitem import ProcedureStep, transaction_uid_digest
+from worklist.workitem import ProcedureStep, is_amended_since_report, transaction_uid_digest
 
 PRELIMINARY_ONLY = "PRELIMINARY_ONLY"
 
@@ -139,7 +139,7 @@ def _require_kind(session: Session, study: Study, step: ProcedureStep, kind: Rep
         raise Conflict("NOT_FINAL_YET", "there is no final report to add to")
     if not is_later and has_final(session, study):
         raise Conflict("ALREADY_FINAL", "a final report is followed by an addendum or a correction")
-    if is_later and not step.is_addendum:
+    if is_later and not (step.is_addendum or is_amended_since_report(session, step)):
         raise Conflict("NOT_AN_ADDENDUM", "begin the addendum from the signed report")
 
 

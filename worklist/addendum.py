@@ -16,7 +16,7 @@ from crypto.errors import Conflict, NotAllowed
 from crypto.keys import KeyStore
 from worklist.claim import Claim, claim
 from worklist.procedure_step import State
-from worklist.workitem import ProcedureStep, open_steps_of_study, require_step
+from worklist.workitem import ProcedureStep, is_amended_since_report, open_steps_of_study, require_step
 
 
 def begin_addendum(
@@ -33,6 +33,8 @@ def begin_addendum(
 ) -> Claim:
     """A step for an addendum to what was reported in `completed_step_uid`, claimed by that report's reader.
 
+    Where instances came after the report and wait on the list, that step is it: it is read and added to in one.
+
     Raises: NotFound; NotAllowed (another reader's report, or the law says no); Conflict when somebody works on the study.
     """
     with database.transaction() as session:
@@ -40,7 +42,8 @@ def begin_addendum(
         if before.state != State.COMPLETED or before.claiming_reader_id != reader_id:
             raise NotAllowed("NOT_YOUR_REPORT", "an addendum is for the reader of the report")
         standing = open_steps_of_study(session, before.study_pk)
-        if standing and not (standing[0].is_addendum and standing[0].state == State.SCHEDULED):
+        may_take = bool(standing) and (standing[0].is_addendum or is_amended_since_report(session, standing[0]))
+        if standing and not (may_take and standing[0].state == State.SCHEDULED):
             raise Conflict("STUDY_IN_WORK", "somebody works on this study")
         step = standing[0] if standing else None
         if step is None:

@@ -34,7 +34,7 @@ from compliance.study import Study, study_by_pk
 from crypto.errors import NotAllowed
 from crypto.keys import KeyStore
 from worklist.procedure_step import State, require_transition
-from worklist.workitem import ProcedureStep, held_steps, locked_step, require_step, transaction_uid_digest
+from worklist.workitem import ProcedureStep, held_steps, is_amended_since_report, locked_step, require_step, transaction_uid_digest
 
 LEASE_MINUTES = 15
 #: A reader who holds more than this is harvesting, not reading (threat T9).
@@ -252,13 +252,15 @@ def end_claim(
     now: datetime,
     new_uid: Callable[[], str],
 ) -> str:
-    """`step` is CANCELED with `reason`, and a successor is SCHEDULED with its deadline; the successor's UID ("" for an abandoned addendum,
-    which nobody else waits for). The row is locked already.
+    """`step` is CANCELED with `reason`, and a successor is SCHEDULED with its deadline; the successor's UID. The row is locked already.
+
+    An abandoned addendum has none ("": nobody else waits for it), unless instances came while it was open: those have to be read.
     """
     require_transition(State(step.state), State.CANCELED, is_transaction_uid_right=True)
     step.state, step.ended_at, step.cancellation_reason = State.CANCELED, now, reason
     session.add(step)
-    successor_uid = "" if step.is_addendum else new_uid()
+    is_waited_for = not step.is_addendum or is_amended_since_report(session, step)
+    successor_uid = new_uid() if is_waited_for else ""
     if successor_uid:
         session.add(successor_of(step, successor_uid, now=now))
     session.flush()

@@ -21,8 +21,8 @@ from compliance.lawbook import LawBundle
 from compliance.principal import Principal
 from compliance.study import Study
 from crypto.keys import KeyStore
-from worklist.procedure_step import WorkitemCode
-from worklist.workitem import ProcedureStep, open_steps_of_study
+from worklist.procedure_step import State, WorkitemCode
+from worklist.workitem import ProcedureStep, locked_open_steps
 
 #: Where a hospital names no turnaround for a priority.
 TURNAROUND_MINUTES_DEFAULT = 240
@@ -42,15 +42,19 @@ class Routing:
 def route(
     session: Session, law: LawBundle, study: Study, *, now: datetime, new_uid: Callable[[], str], keys: KeyStore | None = None
 ) -> Routing:
-    """See the module. An amendment of a study whose step is still open is marked on that step.
+    """See the module. An amendment of a study whose step is still open is marked on that step; an addendum that nobody has begun to write
+    becomes a step for every reader then. After a report it is a new step, with a deadline of its own.
 
     Raises: IntegrityFailure where rows contradict each other.
     """
     assert study.study_pk is not None
     # Two workers that route the same study at once take their turns: the second finds the step of the first.
     session.exec(select(Study.study_pk).where(Study.study_pk == study.study_pk).with_for_update()).one()
+    open_steps = locked_open_steps(session, study.study_pk)
     standing = session.exec(
-        select(ProcedureStep).where(ProcedureStep.study_pk == study.study_pk).order_by(col(ProcedureStep.scheduled_at).desc())
+        select(ProcedureStep)
+        .where(ProcedureStep.study_pk == study.study_pk)
+        .order_by(col(ProcedureStep.amendment).desc(), col(ProcedureStep.scheduled_at).desc())
     ).first()
     if standing is not None and standing.amendment >= study.amendment:
         return Routing(
@@ -61,12 +65,13 @@ def route(
             is_new=False,
         )
     eligible, refused = decide_for_all(session, law, study, now=now, keys=keys)
-    due_at = study.completed_at + timedelta(minutes=_turnaround_minutes(session, study))
+    due_at = (now if standing is not None else study.completed_at) + timedelta(minutes=_turnaround_minutes(session, study))
     routing = {"eligible": eligible, "refused": refused}
-    open_steps = open_steps_of_study(session, study.study_pk)
     if open_steps:
         step, is_new = open_steps[0], False
         step.amendment, step.routing = study.amendment, routing
+        if step.is_addendum and step.state == State.SCHEDULED:
+            step.is_addendum, step.expected_completion_at = False, due_at
     else:
         is_new = True
         step = ProcedureStep(

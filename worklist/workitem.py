@@ -82,6 +82,32 @@ def open_steps_of_study(session: Session, study_pk: int) -> list[ProcedureStep]:
     )
 
 
+def locked_open_steps(session: Session, study_pk: int) -> list[ProcedureStep]:
+    """The open steps of the study, locked; whoever was ending one has ended it, and its successor is among them."""
+    is_open = (ProcedureStep.study_pk == study_pk, col(ProcedureStep.state).in_([State.SCHEDULED, State.IN_PROGRESS]))
+    session.exec(select(ProcedureStep.procedure_step_uid).where(*is_open).with_for_update()).all()
+    # Asked anew after the wait: the first answer saw the rows as they were before it.
+    return list(
+        session.exec(
+            select(ProcedureStep).where(*is_open).order_by(col(ProcedureStep.scheduled_at)).execution_options(populate_existing=True)
+        ).all()
+    )
+
+
+def reported_amendment(session: Session, study_pk: int) -> int:
+    """Up to which amendment of the study a step was completed; -1 where none was."""
+    completed = session.exec(
+        select(ProcedureStep.amendment).where(ProcedureStep.study_pk == study_pk, ProcedureStep.state == State.COMPLETED)
+    ).all()
+    return max(completed, default=-1)
+
+
+def is_amended_since_report(session: Session, step: ProcedureStep) -> bool:
+    """Whether `step` is there because instances came after what was completed last."""
+    reported = reported_amendment(session, step.study_pk)
+    return 0 <= reported < step.amendment
+
+
 def held_steps(session: Session, reader_id: str) -> list[ProcedureStep]:
     return list(
         session.exec(
