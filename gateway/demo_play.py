@@ -233,7 +233,7 @@ class Player:
 
     def _sign(self) -> dict[str, Any]:
         preview = self._reader.page(f"/read/{self._step_uid}/sign")
-        fields = {name: _field(preview, name) for name in ("draft_version", "report_digest")}
+        fields = {name: _field(preview, name) for name in ("draft_version", "report_digest", "manifest_digest", "order_digest")}
         self._reader.post_form(f"/read/{self._step_uid}/sign", {**fields, "passphrase": self._login.passphrase})
         with self._app.database.reading() as session:
             study = self._study_row(session, READ_STUDY)

@@ -23,6 +23,7 @@ from gateway import (
     pages_quarantine,
     pages_reader,
     pages_registers,
+    pages_signing,
 )
 from gateway.application import Application
 from gateway.metrics import is_metrics_reader, metrics_text
@@ -40,6 +41,7 @@ BODY_BYTES_MAX = 1024 * 1024
 _PAGES = (
     pages_entry,
     pages_reader,
+    pages_signing,
     pages_hospital,
     pages_quarantine,
     pages_oversight,

@@ -1,6 +1,6 @@
 """Sign: the reader's signature over the report and, inside it, over what was read.
 
-0. The draft is the one the reader sees, and the claim, the login and the study are theirs.
+0. The draft and the images are those the reader was shown, and the claim, the login and the study are theirs.
 1. The law is asked for this act (SIGN_PRELIMINARY or SIGN_FINAL); the digest of that decision goes into the report.
 2. The reader's key, opened by the passphrase, signs the canonical report (outside the transaction: opening it takes a third of a second).
 3. In one transaction everything of 0 and 1 is looked at again; the report stands, the step is COMPLETED, deliveries are queued, the audit
@@ -64,6 +64,7 @@ def sign(
     transaction_uid: str,
     kind: ReportKind,
     draft_version: int,
+    manifest_digest: str,
     passphrase: str,
     now: datetime,
     new_uid: Callable[[], str],
@@ -74,7 +75,9 @@ def sign(
     step moved on); RefusedContent (the report lacks what its kind needs).
     """
     with database.reading() as session:
-        prepared = _prepare(session, keys, law, procedure_step_uid, reader_id, login_digest, kind, draft_version, now, new_uid)
+        prepared = _prepare(
+            session, keys, law, procedure_step_uid, reader_id, login_digest, kind, draft_version, manifest_digest, now, new_uid
+        )
     signed = sign_report(prepared.content, wrapped_key=prepared.wrapped_key, passphrase=passphrase, public_key_pem=prepared.public_key_pem)
     refusal: NotAllowed | None = None
     with database.transaction() as session:
@@ -107,6 +110,7 @@ def _prepare(
     login_digest: str,
     kind: ReportKind,
     draft_version: int,
+    manifest_digest: str,
     now: datetime,
     new_uid: Callable[[], str],
 ) -> _Prepared:
@@ -115,6 +119,8 @@ def _prepare(
     draft = newest_draft(session, procedure_step_uid)
     if draft is None or draft.version != draft_version:
         raise Conflict("DRAFT_MOVED_ON", "what you see is not the newest draft")
+    if study.manifest_digest != manifest_digest:
+        raise Conflict("MOVED_ON", "the images are not those that were shown")
     _require_kind(session, study, step, kind)
     facts = _facts(session, keys, study, reader, login_digest, kind, now)
     predecessor, study_key = newest_report(session, study), open_study_key(keys, study)

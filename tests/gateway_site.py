@@ -234,7 +234,7 @@ class GatewaySite:
 
     def sign(self, step_uid: str, principal_id: str = "r1") -> Any:
         preview = self.client(principal_id).get(f"/read/{step_uid}/sign", headers=PAGE).text
-        fields = dict(re.findall(r'name="(draft_version|report_digest)" value="([^"]*)"', preview))
+        fields = dict(re.findall(r'name="(draft_version|report_digest|manifest_digest|order_digest)" value="([^"]*)"', preview))
         return self.post(principal_id, f"/read/{step_uid}/sign", passphrase=self.logins[principal_id].passphrase, **fields)
 
     def deliver(self) -> list[str]:

@@ -152,6 +152,7 @@ def sign_preview() -> c.SignPreview:
         draft_version=7,
         report_digest=DIGEST,
         manifest_digest=DIGEST,
+        order_digest=DIGEST,
         instance_count=174,
         reader_name="M. Weber",
         warnings=("The findings say left, the indication says right.",),

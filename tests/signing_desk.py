@@ -13,6 +13,7 @@ from compliance.audit_checkpoint import keep_checkpoint, verify_log
 from compliance.credential import Credential, Employer, Evidence, Reader
 from compliance.hospital import Hospital
 from compliance.principal import LoginSession
+from compliance.study import study_by_pk
 from reporting.authoring import Draft, load_draft, save_draft
 from reporting.content import ReportKind
 from reporting.delivery_queue import Delivery
@@ -94,8 +95,11 @@ class Desk:
         *,
         passphrase: str | None = None,
         transaction_uid: str | None = None,
+        manifest_digest: str | None = None,
     ) -> Report:
         app = self.site.app
+        with app.database.reading() as session:
+            shown = study_by_pk(session, require_step(session, step_uid).study_pk).manifest_digest
         return sign(
             app.database,
             app.keys,
@@ -106,6 +110,7 @@ class Desk:
             transaction_uid=transaction_uid or self.transaction_uid(step_uid),
             kind=kind,
             draft_version=version,
+            manifest_digest=manifest_digest if manifest_digest is not None else shown,
             passphrase=passphrase if passphrase is not None else self.site.logins[self.reader_id].passphrase,
             now=self.site.clock.at,
             new_uid=app.new_uid,

@@ -219,6 +219,14 @@ def test_instances_that_come_while_the_key_opens_are_not_signed_unseen(
     assert desk.sign(step_uid).manifest_digest == site.study.manifest_digest
 
 
+def test_only_the_images_that_were_shown_are_signed(desk: Desk, site: GatewaySite) -> None:
+    step_uid = desk.claim(site.step_uid)
+    desk.save(step_uid)
+    with pytest.raises(Conflict, match="MOVED_ON"):
+        desk.sign(step_uid, manifest_digest="sha256:of-fewer-images")
+    assert desk.sign(step_uid).kind == ReportKind.FINAL
+
+
 def test_licence_that_lapses_while_the_key_opens_signs_nothing_and_is_on_record(
     site: GatewaySite, desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

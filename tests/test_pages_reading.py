@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from sqlmodel import select
 
 from compliance.credential import standing_credentials
-from compliance.study import series_of
+from compliance.study import open_study_key, require_study, seal_order_text, series_of
 from gateway.enrolment import change_credential_status
 from gateway.register_effects import take_effect
 from reporting.report import Report
@@ -28,6 +29,10 @@ def read(site: GatewaySite, step_uid: str, who: str = "r1") -> str:
     answer = site.client(who).get(f"/read/{step_uid}", headers=PAGE)
     assert answer.status_code == 200, answer.text
     return answer.text
+
+
+def signed_fields(preview: str) -> dict[str, str]:
+    return dict(re.findall(r'name="(draft_version|report_digest|manifest_digest|order_digest)" value="([^"]*)"', preview))
 
 
 def test_worklist_offers_a_study_to_the_reader_who_may_and_says_why_to_the_one_who_may_not(site: GatewaySite) -> None:
@@ -147,8 +152,8 @@ def test_signing_needs_the_passphrase_and_the_draft_that_was_shown(site: Gateway
     wrong = site.post("r1", f"/read/{step_uid}/sign", draft_version="1", report_digest="sha256:0", passphrase="x")
     assert wrong.status_code == 422 and "DRAFT_MOVED_ON" in wrong.text
     preview = site.client("r1").get(f"/read/{step_uid}/sign", headers=PAGE).text
-    digest = preview.partition('name="report_digest" value="')[2].partition('"')[0]
-    refused = site.post("r1", f"/read/{step_uid}/sign", draft_version="1", report_digest=digest, passphrase="not it")
+    shown = signed_fields(preview)
+    refused = site.post("r1", f"/read/{step_uid}/sign", **shown, passphrase="not it")
     assert refused.status_code == 422
     assert "not the one of your signing key" in refused.text
     assert site.sign(step_uid).status_code == 303
@@ -156,6 +161,24 @@ def test_signing_needs_the_passphrase_and_the_draft_that_was_shown(site: Gateway
     assert "Final report" in page and "No bleeding." in page and 'id="draft"' not in page and "<iframe" not in page
     # The images went with the claim.
     assert site.client("r1").get(f"/dicom-web/studies/{site.study_instance_uid}/metadata").status_code == 404
+
+
+def test_nothing_is_signed_but_the_images_and_the_order_that_were_shown(site: GatewaySite) -> None:
+    step_uid, passphrase = site.claim(), site.logins["r1"].passphrase
+    site.write(step_uid)
+    shown = signed_fields(site.client("r1").get(f"/read/{step_uid}/sign", headers=PAGE).text)
+    fewer = {**shown, "manifest_digest": f"sha256:{1:064}"}
+    refused = site.post("r1", f"/read/{step_uid}/sign", **fewer, passphrase=passphrase)
+    assert refused.status_code == 422 and "MOVED_ON" in refused.text
+    with site.app.database.transaction() as session:
+        study = require_study(session, site.study_instance_uid)
+        study.order_text_sealed = seal_order_text(open_study_key(site.app.keys, study), study, {"indication": "Another one."})
+        session.add(study)
+    refused = site.post("r1", f"/read/{step_uid}/sign", **shown, passphrase=passphrase)
+    assert refused.status_code == 422 and "MOVED_ON" in refused.text
+    with site.app.database.reading() as session:
+        assert session.exec(select(Report)).all() == []
+    assert site.sign(step_uid).status_code == 303
 
 
 def test_addendum_starts_empty_and_correction_with_the_text(site: GatewaySite) -> None:

@@ -175,7 +175,7 @@ def _travel(site: SiteProcess, top: Path) -> Journey:
     body = {"version": 0, "kind": "FINAL", "sections": sections, "critical": critical}
     assert reader.post_json(f"/read/{step_uid}/draft", body).status_code == 200
     preview = reader.get(f"/read/{step_uid}/sign").text
-    fields = dict(re.findall(r'name="(draft_version|report_digest)" value="([^"]*)"', preview))
+    fields = dict(re.findall(r'name="(draft_version|report_digest|manifest_digest|order_digest)" value="([^"]*)"', preview))
     signed = reader.post(f"/read/{step_uid}/sign", passphrase=logins["r1"]["passphrase"], **fields)
     assert signed.status_code in (204, 303), signed.status_code
     received = data / "received" / "h1"

@@ -81,7 +81,8 @@ def test_one_study_through_all_nine_steps(tmp_path: Path) -> None:
         report = sign(
             app.database, app.keys, app.law, procedure_step_uid=step_uid, reader_id="r1", login_digest=visitor.login_digest,
             transaction_uid=held.transaction_uid, kind=ReportKind.FINAL, draft_version=draft.version,
-            passphrase=site.logins["r1"].passphrase, now=app.now(), new_uid=app.new_uid,
+            manifest_digest=_manifest(site, study_instance_uid), passphrase=site.logins["r1"].passphrase,
+            now=app.now(), new_uid=app.new_uid,
         )  # fmt: skip
         with app.database.reading() as session:
             assert require_step(session, step_uid).state == State.COMPLETED
@@ -98,6 +99,11 @@ def test_one_study_through_all_nine_steps(tmp_path: Path) -> None:
         _delivered_under_the_own_name(site, str(datasets[0].PatientName), str(datasets[0].StudyInstanceUID))
         with app.database.reading() as session:
             assert verify_log(session, app.log_signer.public_key).is_sound
+
+
+def _manifest(site: GatewaySite, study_instance_uid: str) -> str:
+    with site.app.database.reading() as session:
+        return require_study(session, study_instance_uid).manifest_digest
 
 
 def test_each_step_twice_comes_out_once(tmp_path: Path) -> None:

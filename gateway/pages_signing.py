@@ -1,0 +1,108 @@
+"""The page that shows what a signature will cover, and the signature. What was shown is named in the form, and nothing else is signed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import RedirectResponse
+
+from compliance.study import open_order_text, open_study_key, study_by_pk
+from crypto.canonical import digest
+from crypto.errors import BadInput, Conflict, NotAllowed, NotFound, ReadgateError
+from gateway.held_step import ReaderVisitor, is_held, own_step, transaction_uid_of
+from gateway.reading_desk import critical_of, kinds_for, obstacles, text_of
+from gateway.reason_words import refusal_sentence
+from gateway.request_context import App, PostedForm
+from gateway.responses import answer_of, reason_of
+from gateway.web.contexts import Refusal, SignPreview
+from gateway.web.rendering import render
+from reporting.authoring import load_draft
+from reporting.content import ReportKind
+from reporting.signing import sign
+from worklist.workitem import require_step
+
+router = APIRouter()
+
+
+@router.get("/read/{procedure_step_uid}/sign")
+def preview(app: App, reader: ReaderVisitor, procedure_step_uid: str) -> Response:
+    step, now = own_step(app, reader, procedure_step_uid), app.now()
+    if not is_held(step, reader, now):
+        return _refused(NotAllowed("NOT_YOUR_CLAIM"))
+    with app.database.reading() as session:
+        study, draft = study_by_pk(session, step.study_pk), load_draft(session, app.keys, step, reader.principal_id)
+        order_text = open_order_text(open_study_key(app.keys, study), study)
+        kinds = kinds_for(session, study, step)
+    kind = str(draft.sections.get("kind") or "")
+    found = obstacles(draft.sections, kind, kinds, now)
+    warnings = [*found, "Nothing is written yet."] if draft.version == 0 else list(found)
+    if step.amendment:
+        warnings.append("Images were added to this study after it was routed. Look at them before you sign.")
+    return render(
+        "sign_preview.html.j2",
+        SignPreview(
+            procedure_step_uid=procedure_step_uid,
+            csrf_token=reader.login.csrf_token,
+            kind=kind,
+            text=text_of(draft.sections, order_text.get("indication", "")),
+            critical=critical_of(draft.sections),
+            draft_version=draft.version,
+            report_digest=digest(draft.sections),
+            manifest_digest=study.manifest_digest,
+            order_digest=digest(order_text),
+            instance_count=study.instance_count,
+            reader_name=reader.principal.display_name,
+            warnings=tuple(warnings),
+            can_sign=draft.version > 0 and not found,
+        ),
+    )
+
+
+@router.post("/read/{procedure_step_uid}/sign")
+def sign_report(request: Request, app: App, reader: ReaderVisitor, form: PostedForm, procedure_step_uid: str) -> Response:
+    version = form.get("draft_version", "")
+    if not (version.isascii() and version.isdigit() and len(version) < 10):
+        raise BadInput("the form lacks the draft's version")
+    try:
+        with app.database.reading() as session:
+            step = require_step(session, procedure_step_uid)
+            study, draft = study_by_pk(session, step.study_pk), load_draft(session, app.keys, step, reader.principal_id)
+        _require_shown(form, draft.sections, open_order_text(open_study_key(app.keys, study), study), study.manifest_digest)
+        sign(
+            app.database,
+            app.keys,
+            app.law,
+            procedure_step_uid=procedure_step_uid,
+            reader_id=reader.principal_id,
+            login_digest=reader.login_digest,
+            transaction_uid=transaction_uid_of(app, procedure_step_uid, reader),
+            kind=ReportKind(draft.sections.get("kind") or ReportKind.FINAL),
+            draft_version=int(version),
+            manifest_digest=form.get("manifest_digest", ""),
+            passphrase=form.get("passphrase", ""),
+            now=app.now(),
+            new_uid=app.new_uid,
+        )
+    except NotFound:
+        raise
+    except ReadgateError as error:
+        return _refused(error)
+    if "HX-Request" in request.headers:
+        return Response(status_code=204, headers={"HX-Redirect": f"/read/{procedure_step_uid}"})
+    return RedirectResponse(f"/read/{procedure_step_uid}", status_code=303)
+
+
+def _require_shown(form: Mapping[str, str], sections: Mapping[str, Any], order_text: Mapping[str, str], manifest_digest: str) -> None:
+    """What the form was made for is what would be signed now. Raises: Conflict."""
+    if digest(sections) != form.get("report_digest"):
+        raise Conflict("DRAFT_MOVED_ON", "what you see is not the newest draft")
+    if manifest_digest != form.get("manifest_digest") or digest(order_text) != form.get("order_digest"):
+        raise Conflict("MOVED_ON", "the images or the order are not those that were shown")
+
+
+def _refused(error: ReadgateError) -> Response:
+    reason = reason_of(error)
+    text = f"Not signed. {refusal_sentence(reason) or answer_of(error).advice}"
+    return render("refusal.html.j2", Refusal(text=text, reference=reason), status_code=422)
