@@ -33,6 +33,7 @@ SYSLOG_TLS_PORT = 6514
 _PRIORITY = 10 * 8 + 5
 _BATCH = 200
 _TIMEOUT_SECONDS = 20.0
+_CHUNK_BYTES = 16_384
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -104,23 +105,45 @@ def _messages(session: Session, start: int, source: AuditSource, now: datetime) 
 
 def _send(target: SyslogTarget, messages: list[bytes]) -> None:
     try:
-        with (
-            socket.create_connection((target.host, target.port), _TIMEOUT_SECONDS) as plain,
-            target.tls.wrap_socket(plain, server_hostname=target.host) as secured,
-        ):
-            secured.sendall(framed(messages))
-            _close_in_order(secured)
+        with socket.create_connection((target.host, target.port), _TIMEOUT_SECONDS) as plain:
+            _exchange(plain, target, framed(messages))
     except ssl.SSLCertVerificationError:
         raise BadInput(f"the certificate of {target.host} is none that --ca vouches for") from None
     except OSError:
         raise TemporarilyUnable(f"the audit repository {target.name} does not answer or broke off") from None
 
 
-def _close_in_order(secured: ssl.SSLSocket) -> None:
-    """Our end is closed, and the peer's too; a reset (unread bytes) or an alert (a certificate it does not take) raises OSError."""
-    # Many repositories end the connection without TLS's own farewell: an orderly end of file is enough.
-    with contextlib.suppress(ssl.SSLEOFError):
-        secured.unwrap().close()
+def _exchange(plain: socket.socket, target: SyslogTarget, data: bytes) -> None:
+    """`data` went over TLS, our end is closed, and the peer closed its own in order. Raises: OSError, for a reset and an alert too.
+
+    TLS runs in memory here, because a wrapped socket's closing hides a reset (unread bytes), and in TLS 1.3 a client learns only
+    after its first bytes that its certificate was not taken.
+    """
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = target.tls.wrap_bio(incoming, outgoing, server_hostname=target.host)
+    while True:
+        try:
+            tls.do_handshake()
+            break
+        except ssl.SSLWantReadError:
+            plain.sendall(outgoing.read())
+            if not (chunk := plain.recv(65536)):
+                raise ConnectionResetError from None
+            incoming.write(chunk)
+    for start in range(0, len(data), _CHUNK_BYTES):
+        tls.write(data[start : start + _CHUNK_BYTES])
+        plain.sendall(outgoing.read())
+    with contextlib.suppress(ssl.SSLWantReadError):
+        tls.unwrap()
+    plain.sendall(outgoing.read())
+    plain.shutdown(socket.SHUT_WR)
+    while chunk := plain.recv(65536):
+        incoming.write(chunk)
+    incoming.write_eof()
+    # An alert stands in what came; a missing farewell does not matter: many repositories end with TCP's own.
+    with contextlib.suppress(ssl.SSLZeroReturnError, ssl.SSLEOFError):
+        while tls.read(4096):
+            pass
 
 
 def _printable(text: str) -> str:
