@@ -5,6 +5,7 @@ Conditions under which DBOS is used here
 - `application_version` is pinned: a deploy must not strand work that an older process began.
 - `executor_id` is configured and stable: a restarted process recovers its own work.
 - The system database is our own engine with WAL and full synchronisation.
+- DBOS keeps the text of every error that leaves a step, and logs it: what leaves one says its kind and its constant reason, never more.
 - Instances never pass through it, and every step may run twice.
 """
 
@@ -12,13 +13,14 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from typing import Protocol
+from collections.abc import Callable
+from typing import ParamSpec, Protocol, TypeVar
 
 import structlog
-from dbos import DBOS, DBOSConfig, DBOSConfiguredInstance, DBOSPortableJSONSerializer, SetWorkflowID
+from dbos import DBOS, DBOSConfig, DBOSConfiguredInstance, DBOSPortableJSONSerializer, PortableWorkflowError, SetWorkflowID
 from sqlalchemy import Engine, create_engine, event
 
-from crypto.errors import IntegrityFailure, TemporarilyUnable
+from crypto.errors import Conflict, NotAllowed, ReadgateError, RefusedContent, TemporarilyUnable
 from gateway.config import JobSettings
 
 log = structlog.get_logger()
@@ -33,6 +35,15 @@ _RECOVERIES_MAX = 3
 #: How long `stop` waits for a step to come to its end; what does not goes on in the next process.
 _STOP_SECONDS = 5
 _OVER = {"SUCCESS", "ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED", "CANCELLED"}
+#: Kind of the error that ended a study's job -> reason under which the study is held; any other is PROCESSING_FAILED.
+_HOLD_REASONS = {
+    "IntegrityFailure": "INTEGRITY_FAILURE",
+    "TemporarilyUnable": "RESOURCES_EXHAUSTED",
+    # What DBOS raises in its place when the last attempt at a step was temporarily unable too.
+    "DBOSMaxStepRetriesExceeded": "RESOURCES_EXHAUSTED",
+}
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 _DEAD = {"ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED", "CANCELLED"}
 
 
@@ -40,6 +51,10 @@ class ProcessStopping(BaseException):
     """The process was asked to stop in the middle of a step. No `except Exception` takes it for a failure of the study: the workflow stays
     pending and goes on in the next process.
     """
+
+
+class StepFailed(Exception):
+    """A step ended with an error that is none of ours; its only text is that error's kind."""
 
 
 class StudyWork(Protocol):
@@ -54,6 +69,27 @@ class StudyWork(Protocol):
 
 def _is_worth_retrying(error: BaseException) -> bool:
     return isinstance(error, TemporarilyUnable)
+
+
+def _without_text(act: Callable[_Arguments, _Result], *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+    """`act`, with errors of which only kind and constant reason are left; ProcessStopping passes as it is."""
+    failure: Exception
+    try:
+        return act(*args, **kwargs)
+    except (RefusedContent, NotAllowed, Conflict) as error:
+        failure = type(error)(error.reason_code)
+    except ReadgateError as error:
+        failure = type(error)(type(error).__name__)
+    except Exception as error:
+        failure = StepFailed(type(error).__name__)
+    # Outside of the handler, so that not even its context leads back to the text.
+    raise failure
+
+
+def _hold_reason(error: Exception) -> str:
+    """After a crash an error comes back from DBOS's database as its name alone."""
+    kind = error.name if isinstance(error, PortableWorkflowError) else type(error).__name__
+    return _HOLD_REASONS.get(kind, "PROCESSING_FAILED")
 
 
 @DBOS.dbos_class()
@@ -71,14 +107,12 @@ class Jobs(DBOSConfiguredInstance):
             self._archive(received_study_pk)
             study_instance_uid = self._deidentify(received_study_pk)
             return self._route(study_instance_uid) if study_instance_uid else ""
-        except IntegrityFailure:
-            self._hold_failed(received_study_pk, "INTEGRITY_FAILURE")
-        except TemporarilyUnable:
-            self._hold_failed(received_study_pk, "RESOURCES_EXHAUSTED")
         except Exception as error:
-            # The kind of a foreign error is no identity, its text might be.
-            log.error("study_processing_failed", received_study_pk=received_study_pk, error=type(error).__name__)
-            self._hold_failed(received_study_pk, "PROCESSING_FAILED")
+            reason = _hold_reason(error)
+            # Of a StepFailed the text is the kind of what failed, and nothing else.
+            kind = str(error) if isinstance(error, StepFailed) else type(error).__name__
+            log.error("study_processing_failed", received_study_pk=received_study_pk, reason=reason, error=kind)
+            self._hold_failed(received_study_pk, reason)
         return ""
 
     @DBOS.workflow(max_recovery_attempts=_RECOVERIES_MAX)
@@ -87,23 +121,23 @@ class Jobs(DBOSConfiguredInstance):
 
     @DBOS.step(retries_allowed=True, max_attempts=_STEP_ATTEMPTS, should_retry=_is_worth_retrying)
     def _archive(self, received_study_pk: int) -> int:
-        return self._work.archive(received_study_pk)
+        return _without_text(self._work.archive, received_study_pk)
 
     @DBOS.step(retries_allowed=True, max_attempts=_STEP_ATTEMPTS, should_retry=_is_worth_retrying)
     def _deidentify(self, received_study_pk: int) -> str:
-        return self._work.deidentify(received_study_pk)
+        return _without_text(self._work.deidentify, received_study_pk)
 
     @DBOS.step(retries_allowed=True, max_attempts=_STEP_ATTEMPTS, should_retry=_is_worth_retrying)
     def _route(self, study_instance_uid: str) -> str:
-        return self._work.route(study_instance_uid)
+        return _without_text(self._work.route, study_instance_uid)
 
     @DBOS.step(retries_allowed=True, max_attempts=_STEP_ATTEMPTS, should_retry=_is_worth_retrying)
     def _hold_failed(self, received_study_pk: int, reason: str) -> None:
-        self._work.hold_failed(received_study_pk, reason)
+        _without_text(self._work.hold_failed, received_study_pk, reason)
 
     @DBOS.step(retries_allowed=True, max_attempts=_STEP_ATTEMPTS, should_retry=_is_worth_retrying)
     def _deliver(self, delivery_pk: int) -> str:
-        return self._work.deliver(delivery_pk)
+        return _without_text(self._work.deliver, delivery_pk)
 
 
 class JobRunner:
