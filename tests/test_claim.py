@@ -210,6 +210,33 @@ def test_too_many_open_claims_are_refused(rows: ReadingRows) -> None:
     assert rows.step(steps[-1]).state == State.SCHEDULED
 
 
+@pytest.mark.interop
+def test_claims_of_one_reader_at_once_do_not_pass_the_limit(postgres_url: str) -> None:  # noqa: F811
+    with _rows(postgres_url) as rows:
+        rows.add_site("r1")
+        steps = [rows.routed(patient=f"P{number}") for number in range(3 * OPEN_CLAIMS_MAX)]
+        start, refused = threading.Barrier(len(steps)), list[str]()
+
+        def want(step_uid: str) -> None:
+            database = Database(postgres_url)
+            with database.reading() as session:
+                session.get(Hospital, HOSPITAL)
+            start.wait(60)
+            try:
+                rows.claim(step_uid, "r1", database)
+            except NotAllowed as error:
+                refused.append(error.reason_code)
+            database.close()
+
+        threads = [threading.Thread(target=want, args=(step_uid,)) for step_uid in steps]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert refused == ["TOO_MANY_OPEN_CLAIMS"] * 2 * OPEN_CLAIMS_MAX
+        assert sum(rows.step(step_uid).state == State.IN_PROGRESS for step_uid in steps) == OPEN_CLAIMS_MAX
+
+
 def test_claim_without_a_login_or_in_somebody_elses_is_refused(rows: ReadingRows) -> None:
     step_uid = rows.routed()
     rows.observe(ended_at=rows.at)

@@ -75,7 +75,8 @@ def claim(
     with database.transaction() as session:
         step = locked_step(session, procedure_step_uid)
         require_transition(State(step.state), State.IN_PROGRESS, is_transaction_uid_right=True)
-        login = _live_login(session, login_digest, reader_id, now)
+        # Locked: two claims of one reader at once are counted one after the other.
+        login = _live_login(session, login_digest, reader_id, now, is_locked=True)
         require_reviewed(session, reader_id, now=now)
         if begin_emergency is None and len(held_steps(session, reader_id)) >= OPEN_CLAIMS_MAX:
             raise NotAllowed("TOO_MANY_OPEN_CLAIMS", f"at most {OPEN_CLAIMS_MAX} studies at a time")
@@ -301,8 +302,8 @@ def successor_of(step: ProcedureStep, procedure_step_uid: str, *, now: datetime)
     )
 
 
-def _live_login(session: Session, login_digest: str, reader_id: str, now: datetime) -> LoginSession:
-    login = session.get(LoginSession, login_digest)
+def _live_login(session: Session, login_digest: str, reader_id: str, now: datetime, *, is_locked: bool = False) -> LoginSession:
+    login = session.get(LoginSession, login_digest, with_for_update=True if is_locked else None)
     if login is None or login.principal_id != reader_id or not is_live(login, now):
         raise NotAllowed("SESSION_ENDED")
     return login
