@@ -24,11 +24,13 @@ from compliance.reminders import remind
 from compliance.study import Study, StudyStatus
 from crypto.errors import Conflict, IntegrityFailure, ReadgateError
 from gateway.application import Application, jobs_url
+from gateway.commitment_queue import deliver_commitments, network_sender
 from gateway.delivery_senders import senders_of
 from gateway.jobs import JobRunner, ProcessStopping
 from gateway.pixel_screening import PixelScreener
 from gateway.processing import ACTOR, archive_originals, deidentify_study, route_study
 from gateway.received import ReceivedState, ReceivedStudy, locked_received_study, unarchived_segments
+from gateway.received_usage import recount
 from gateway.spool_index import SpoolIndex
 from reporting.delivery import deliver
 from reporting.delivery_queue import Delivery, DeliveryState, due_deliveries, note_failure, require_delivery
@@ -39,6 +41,8 @@ from worklist.workitem import ProcedureStep
 log = structlog.get_logger()
 CHECKPOINT_SECONDS = 60.0
 SPOOL_SWEEP_SECONDS = 30.0
+COMMITMENT_SECONDS = 10.0
+RECOUNT_SECONDS = 3600.0
 REVOCATION_SECONDS = 2.0
 REMINDER_SECONDS = 900.0
 STRANDED_SECONDS = 5.0
@@ -136,6 +140,12 @@ class Worker:
             _Duty("remind", self.remind, REMINDER_SECONDS),
             _Duty("checkpoint", lambda: keep_checkpoint(app.database, app.log_signer, now=app.now()), CHECKPOINT_SECONDS),
             _Duty("sweep_spool", self.sweep_spool, SPOOL_SWEEP_SECONDS),
+            _Duty(
+                "deliver_commitments",
+                lambda: deliver_commitments(app.database, app.keys, network_sender(app), now=app.now()),
+                COMMITMENT_SECONDS,
+            ),
+            _Duty("recount_usage", lambda: recount(app.database), RECOUNT_SECONDS),
         ]
         self._thread = threading.Thread(target=self._run, name="duties", daemon=True)
 
