@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from crypto.errors import NotAllowed, NotFound, ReadgateError
 from gateway import (
     dicomweb_routes,
+    pages_break_glass,
     pages_decisions,
     pages_entry,
     pages_hospital,
@@ -39,6 +40,7 @@ log = structlog.get_logger()
 #: Nothing that a page posts is larger than a report: four sections of 32,768 characters.
 BODY_BYTES_MAX = 1024 * 1024
 _PAGES = (
+    pages_break_glass,
     pages_entry,
     pages_reader,
     pages_signing,

@@ -28,6 +28,7 @@ NAVIGATION: dict[str, tuple[tuple[str, str], ...]] = {
     Role.PRIVACY_OFFICER: (
         ("/privacy", "Audit log"),
         ("/privacy/decisions", "Decisions"),
+        ("/privacy/reviews", "Reviews"),
         ("/credentials", "Credentials"),
         ("/evidence", "Evidence"),
         ("/consents", "Consents"),

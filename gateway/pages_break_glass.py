@@ -14,9 +14,9 @@ from compliance.principal import Principal
 from compliance.privacy_review import PrivacyReview, Verdict, open_reviews, see_notice, settle_review, unseen_notices
 from compliance.reminders import see_reminder, unseen_reminders
 from compliance.study import study_by_pk
-from crypto.canonical import keyed_uid
 from crypto.errors import BadInput, Conflict, NotAllowed, NotFound
 from gateway.application import Application
+from gateway.held_step import transaction_uid_of
 from gateway.login import Visitor
 from gateway.page_shell import paging_of, shell_of
 from gateway.reason_words import refusal_sentence
@@ -50,8 +50,7 @@ def post_break_glass(app: App, reader: Reader, form: PostedForm, procedure_step_
             procedure_step_uid=procedure_step_uid,
             reader_id=reader.principal_id,
             login_digest=reader.login_digest,
-            # As every claim made on a page: known to this login's requests alone.
-            transaction_uid=keyed_uid(app.keys.secret("transaction"), f"{procedure_step_uid}/{reader.login_digest}"),
+            transaction_uid=transaction_uid_of(app, procedure_step_uid, reader),
             code=form.get("code", ""),
             reason_code=form.get("reason_code", ""),
             text=form.get("text", ""),

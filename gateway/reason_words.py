@@ -52,6 +52,8 @@ _DECISION = {
     "RULE_DRAFT": "A rule is not confirmed yet, so a person decides",
     "BREAK_GLASS": "Opened under the emergency rule",
     "NOT_EVALUATED": "Nothing could be asked without the facts before it",
+    "OBLIGATION_UNMET": "What the law asks in return is not kept here",
+    "STORAGE_ELSEWHERE": "The vault stands elsewhere than agreed with the hospital",
     "FINAL_READER_REQUIRED": "This step needs a reader who may sign finally",
 }
 _ACTS = {
@@ -72,6 +74,10 @@ _ACTS = {
     "CSRF": "The form was not made by this session. Load the page again.",
     "ROLE": "This page is for somebody else.",
     "NOT_A_DEAD_LETTER": "It is on its way already.",
+    "REVIEW_OVERDUE": "An emergency access of yours waits for its review for too long. The privacy officer has to settle it first.",
+    "BREAK_GLASS_LIMIT": "You used emergency access as often as one reader may in 24 hours.",
+    "SECOND_FACTOR_REFUSED": "The code is wrong or was used before. Wait for the next one.",
+    "CLOCK_BACKWARDS": "The gateway's clock is wrong, so nothing is decided. Tell the operator.",
     "ALREADY_SETTLED": "Somebody has decided this already.",
     "EVIDENCE_EXISTS": "There is evidence of that name already.",
     "ALREADY_IN_PROGRESS": "Somebody else claimed it first.",
@@ -133,6 +139,10 @@ _HELD: Mapping[str, tuple[str, str]] = {
     "PATIENT_ID_MISSING": (
         "The study has no Patient ID, so a report could not find its patient.",
         "Add the Patient ID at the sender, send the study again, and reject this one.",
+    ),
+    "STORE_DENIED": (
+        "The law, or what was agreed with the hospital, does not let this study be kept where this gateway keeps studies.",
+        "The reasons stand with the decision in the log. Ask the privacy officer; once what is missing is on file, try again.",
     ),
     "PROCESSING_FAILED": (
         "The study could not be processed, for a reason of the gateway's own. Nothing of it is lost.",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from gateway.web import contexts as c
 from gateway.web import contexts_oversight as o
+from gateway.web.contexts_emergency import BreakGlassPage
 from tests import page_samples as samples
 from tests import page_samples_oversight as oversight
 
@@ -20,6 +21,17 @@ def pages() -> dict[str, tuple[str, DataclassInstance]]:
         "login-refused": ("login.html.j2", samples.login("The name, password or code is not right.")),
         "home": ("home.html.j2", samples.home()),
         "worklist": ("worklist.html.j2", samples.worklist()),
+        "break-glass": (
+            "break_glass.html.j2",
+            BreakGlassPage(
+                shell=samples.shell("Emergency access", "reader", current="/worklist"),
+                procedure_step_uid="2.25.1",
+                study="CT Head RG-7A1B2C3D4E",
+                reasons=(c.Choice("UNCONSCIOUS", "The patient cannot be asked and cannot wait"),),
+                left=2,
+                refusal="The code is wrong or was used before. Wait for the next one.",
+            ),
+        ),
         "worklist-empty": ("worklist.html.j2", samples.worklist(is_empty=True)),
         "read": ("read.html.j2", samples.read()),
         "read-signed": ("read.html.j2", samples.read(is_signed=True, has_images=False)),
