@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from collections.abc import Callable
 from typing import Any
 
 from compliance.hospital import ReportTarget
@@ -23,8 +24,9 @@ _ANSWER_BYTES_MAX = 64 * 1024
 class NetworkSenders:
     """Over plain TCP to loopback or a protected network, over mutual TLS where the target says so."""
 
-    def __init__(self, calling_ae_title: str, tls: ssl.SSLContext | None) -> None:
-        self._calling_ae_title, self.tls = calling_ae_title, tls
+    def __init__(self, calling_ae_title: str, tls_of: Callable[[], ssl.SSLContext | None]) -> None:
+        """`tls_of` is asked when a target wants TLS: a certificate that cannot be read fails that target's delivery, and no other."""
+        self._calling_ae_title, self._tls_of = calling_ae_title, tls_of
 
     def store(self, target: ReportTarget, part10: bytes) -> dict[str, Any]:
         remote = RemoteAe(
@@ -58,9 +60,10 @@ class NetworkSenders:
     def _context(self, target: ReportTarget) -> ssl.SSLContext | None:
         if not target.is_tls:
             return None
-        if self.tls is None:
+        tls = self._tls_of()
+        if tls is None:
             raise TemporarilyUnable("no certificate to call the target with")
-        return self.tls
+        return tls
 
     def _exchange(self, target: ReportTarget, framed: bytes) -> bytes:
         try:
@@ -87,13 +90,12 @@ class NetworkSenders:
 
 def senders_of(app: Application) -> NetworkSenders:
     """The senders of this deployment, with its own certificate for targets that ask for TLS."""
-    server = app.certificates.path("server", ".pem")
-    tls = None
-    if server.exists():
-        pair = app.certificates.server()
-        tls = client_context(
-            TlsMaterial(
-                certificate_pem=pair.certificate_pem, key_pem=pair.key_pem, trusted_authorities_pem=b"".join(app.certificates.trust_roots())
-            )
-        )
-    return NetworkSenders(app.settings.dicom.ae_title, tls)
+    return NetworkSenders(app.settings.dicom.ae_title, lambda: _own_tls(app))
+
+
+def _own_tls(app: Application) -> ssl.SSLContext | None:
+    if not app.certificates.path("server", ".pem").exists():
+        return None
+    pair = app.certificates.server()
+    authorities = b"".join(app.certificates.trust_roots())
+    return client_context(TlsMaterial(certificate_pem=pair.certificate_pem, key_pem=pair.key_pem, trusted_authorities_pem=authorities))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from sqlmodel import Session
+from sqlmodel import Session, select
 
 from compliance import audit
 from compliance.credential import require_reader
@@ -24,7 +24,7 @@ from compliance.database import Database
 from compliance.hospital import Hospital, ReportTarget, TargetKind, require_hospital
 from compliance.study import Study, open_study_key, study_by_pk
 from crypto.certificates import KeyAndCertificate
-from crypto.errors import BadInput, IntegrityFailure, NotFound, PermanentPeerFailure, RefusedContent, TemporarilyUnable
+from crypto.errors import IntegrityFailure, NotFound, PermanentPeerFailure, TemporarilyUnable
 from crypto.keys import KeyStore
 from reporting.delivery_queue import Delivery, DeliveryState, note_failure, require_delivery
 from reporting.document import ReportSource, compose_document
@@ -67,7 +67,7 @@ def deliver(
     trust_roots: Sequence[bytes],
     now: datetime,
 ) -> str:
-    """The state of the delivery after one attempt. Raises: TemporarilyUnable when the database is away."""
+    """The state of the delivery after one attempt, whatever went wrong in it. Raises: TemporarilyUnable when the database is away."""
     try:
         parcel = _parcel(database, keys, delivery_pk, signer_of, trust_roots, now)
         if parcel is None:
@@ -84,8 +84,9 @@ def deliver(
         return _failed(database, delivery_pk, "PEER_REFUSES", is_permanent=True, now=now)
     except (IntegrityFailure, NotFound):
         return _failed(database, delivery_pk, "INTEGRITY_FAILURE", is_permanent=True, now=now)
-    except (RefusedContent, BadInput):
-        return _failed(database, delivery_pk, "CANNOT_BE_COMPOSED", is_permanent=True, now=now)
+    except Exception as error:
+        # A setting nobody understands, or an error of ours: left to escape it would end the job, and the row would wait for ever.
+        return _failed(database, delivery_pk, "CANNOT_BE_COMPOSED", is_permanent=True, now=now, error=type(error).__name__)
     with database.transaction() as session:
         delivery = require_delivery(session, delivery_pk)
         if delivery.state == DeliveryState.DELIVERED:
@@ -135,6 +136,8 @@ def _parcel(
     if pdf is None:
         pdf = _composed(source, signer_of(report.hospital_id), trust_roots, now)
         with database.transaction() as session:
+            # Another target's worker may have composed it meanwhile: one after the other, and the first copy stays.
+            session.exec(select(Report.report_uid).where(Report.report_uid == report.report_uid).with_for_update()).one()
             study_key = open_study_key(keys, study)
             pdf = open_copy(study_key, keep_copy(session, study_key, report.report_uid, pdf, now=now))
     return _Parcel(target, source, pdf)
@@ -203,9 +206,9 @@ def _composed(source: ReportSource, signer: KeyAndCertificate, trust_roots: Sequ
     return pdf
 
 
-def _failed(database: Database, delivery_pk: int, reason: str, *, is_permanent: bool, now: datetime) -> str:
+def _failed(database: Database, delivery_pk: int, reason: str, *, is_permanent: bool, now: datetime, error: str = "") -> str:
     with database.transaction() as session:
         delivery: Delivery = require_delivery(session, delivery_pk)
         if delivery.state == DeliveryState.QUEUED:
-            note_failure(session, delivery, reason, is_permanent=is_permanent, now=now)
+            note_failure(session, delivery, reason, is_permanent=is_permanent, now=now, error=error)
         return delivery.state

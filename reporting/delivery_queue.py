@@ -83,8 +83,11 @@ def require_delivery(session: Session, delivery_pk: int) -> Delivery:
     return delivery
 
 
-def note_failure(session: Session, delivery: Delivery, reason: str, *, is_permanent: bool, now: datetime) -> None:
-    """The attempt failed: another one is due later, or the delivery lies in the dead letter; audited either way."""
+def note_failure(session: Session, delivery: Delivery, reason: str, *, is_permanent: bool, now: datetime, error: str = "") -> None:
+    """The attempt failed: another one is due later, or the delivery lies in the dead letter; audited either way.
+
+    `error` is the kind (never the text) of an error that nobody expected.
+    """
     delivery.attempts += 1
     delivery.last_reason = reason
     if is_permanent or delivery.attempts > len(BACKOFF_SECONDS):
@@ -102,7 +105,7 @@ def note_failure(session: Session, delivery: Delivery, reason: str, *, is_perman
             outcome=audit.Outcome.SERIOUS_FAILURE if delivery.state == DeliveryState.DEAD_LETTER else audit.Outcome.MINOR_FAILURE,
             hospital_id=delivery.hospital_id,
             object_id=delivery.report_uid,
-            detail={"kind": delivery.kind, "attempt": delivery.attempts, "reason": reason, "state": delivery.state},
+            detail={"kind": delivery.kind, "attempt": delivery.attempts, "reason": reason, "state": delivery.state, "error": error},
         ),
         at=now,
     )
