@@ -1,4 +1,7 @@
-"""A reader's own procedure step behind a page: whose it is, whether it is held, what may be seen of it, and why it ended."""
+"""A reader's own procedure step behind a page: whose it is, whether it is held, what may be seen of it, and why it ended.
+
+Who signed a report may look at it again only while the law lets them: each look is decided and audited before a key is opened.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,14 @@ from typing import Annotated
 
 from fastapi import Depends
 
+from compliance import audit
+from compliance.counters import lock_counters
+from compliance.credential import require_reader
+from compliance.decision_log import decide_and_record
+from compliance.facts import gather_facts
+from compliance.obligation import meet_at_disclosure, unmet_for_study
+from compliance.principal import LoginSession
+from compliance.study import study_by_pk
 from crypto.canonical import keyed_uid
 from crypto.errors import Conflict, NotAllowed, NotFound, ReadgateError
 from gateway.application import Application
@@ -69,3 +80,41 @@ def grants_of_step(app: Application, reader: Visitor, procedure_step_uid: str) -
             keys=app.keys,
         )
     return sorted(standing, key=lambda grant: grant.object_kind != "CURRENT")
+
+
+def look_back(app: Application, reader: Visitor, step: ProcedureStep) -> list[str]:
+    """Why nothing of a completed step may be shown, [] when it may: the law is asked, and the look is on record whatever it says."""
+    now = app.now()
+    with app.database.transaction() as session:
+        study, login = study_by_pk(session, step.study_pk), session.get(LoginSession, reader.login_digest)
+        lock_counters(session, study.hospital_id)
+        facts = gather_facts(
+            session, action="VIEW", study=study, reader=require_reader(session, reader.principal_id), login=login, at=now, keys=app.keys
+        )
+        decision = decide_and_record(
+            session, app.law, facts, study_instance_uid=study.study_instance_uid, actor=reader.principal_id, at=now
+        )
+        refusals = [] if decision.outcome == "ALLOW" else list(decision.reasons) or ["DENIED"]
+        if not refusals:
+            unmet = unmet_for_study(decision.obligations, app.law, study, facts, now)
+            refusals = [unmet] if unmet is not None else []
+        if not refusals:
+            meet_at_disclosure(session, decision, facts, study, procedure_step_uid=step.procedure_step_uid, keys=app.keys, at=now)
+        audit.append(
+            session,
+            audit.AuditEvent(
+                event_id=audit.EventId.INSTANCES_ACCESSED,
+                event_type=audit.EventType.OPEN,
+                action=audit.Action.READ,
+                actor=reader.principal_id,
+                outcome=audit.Outcome.SERIOUS_FAILURE if refusals else audit.Outcome.SUCCESS,
+                hospital_id=study.hospital_id,
+                study_instance_uid=study.study_instance_uid,
+                object_id=step.procedure_step_uid,
+                decision_digest=decision.digest,
+                network_address=reader.login.address,
+                detail={"completed": True, "refused": next(iter(refusals), "")},
+            ),
+            at=now,
+        )
+    return refusals

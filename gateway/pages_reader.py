@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from compliance.study import open_order_text, open_study_key, study_by_pk
 from crypto.errors import BadInput, Conflict, NotAllowed
 from gateway.application import Application
-from gateway.held_step import ReaderVisitor, grants_of_step, is_held, own_step, transaction_uid_of, why_ended
+from gateway.held_step import ReaderVisitor, grants_of_step, is_held, look_back, own_step, transaction_uid_of, why_ended
 from gateway.login import Visitor
 from gateway.page_shell import shell_of
 from gateway.reading_desk import (
@@ -26,13 +26,14 @@ from gateway.reading_desk import (
     obligation_sentence,
     patient_summary,
     priors_shown,
+    signatures,
     signed_reports,
     text_of,
     watermark,
 )
 from gateway.reason_words import reason_sentence, refusal_sentence
 from gateway.request_context import App, PostedForm, page_number
-from gateway.web.contexts import Notice, ReadPage, WorklistRowPart
+from gateway.web.contexts import CriticalResult, Notice, ReadPage, ReportText, WorklistRowPart
 from gateway.web.rendering import render
 from gateway.worklist_page import filters_of, row_of, worklist_page
 from reporting.authoring import load_draft, save_draft
@@ -122,6 +123,10 @@ def read(request: Request, app: App, reader: ReaderVisitor, procedure_step_uid: 
     held = is_held(step, reader, app.now())
     if not held and step.state != State.COMPLETED:
         return RedirectResponse(f"/worklist?ended={procedure_step_uid}", status_code=303)
+    if not held:
+        refusals = look_back(app, reader, step)
+        if refusals:
+            return render("read.html.j2", _closed_page(app, reader, step, refusals))
     grants = grants_of_step(app, reader, procedure_step_uid) if held else []
     return render("read.html.j2", _read_page(app, reader, step, grants, request.query_params.get("kind", "")))
 
@@ -256,3 +261,25 @@ def _read_page(app: Application, reader: Visitor, step: ProcedureStep, grants: l
             patient_summary=patient_summary(study),
         )
     return page
+
+
+def _closed_page(app: Application, reader: Visitor, step: ProcedureStep, refusals: list[str]) -> ReadPage:
+    """What a reader sees of their own report once the law no longer lets them look: that they signed it."""
+    notices = tuple(Notice(f"Not shown: {refusal_sentence(code) or reason_sentence(code)}", "warning") for code in refusals)
+    with app.database.reading() as session:
+        return ReadPage(
+            shell=shell_of(app, reader, "/worklist", title="Reading", notices=notices),
+            row=row_of(session, app, reader, step, is_told=False),
+            viewer_href=None,
+            watermark=watermark(reader.principal.display_name, app.now(), []),
+            now=app.now(),
+            text=ReportText(),
+            critical=CriticalResult(),
+            draft_version=0,
+            kind="",
+            kinds=(),
+            can_write=False,
+            can_sign=False,
+            can_release=False,
+            signed=signatures(session, study_by_pk(session, step.study_pk)),
+        )

@@ -155,6 +155,14 @@ def signed_reports(session: Session, study_key: StudyKey, study: Study) -> tuple
     return tuple(found)
 
 
+def signatures(session: Session, study: Study) -> tuple[SignedReport, ...]:
+    """The chain of the study as anybody may know it who signed in it: kind, time and digest. No key is opened."""
+    return tuple(
+        SignedReport(kind=report.kind, reader_name="", signed_at=report.signed_at, digest=report.report_digest, text=ReportText())
+        for report in reversed(reports_of_study(session, study))
+    )
+
+
 def delivery_state(session: Session, report: Report) -> tuple[str, Tone]:
     """How far a report is, in words: the worst of its deliveries."""
     states = session.exec(select(Delivery.state).where(Delivery.report_uid == report.report_uid)).all()

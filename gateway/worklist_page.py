@@ -1,7 +1,7 @@
 """The worklist as one reader sees it: rows, filters, paging, and for each row whether it may be claimed and why not.
 
 The law is asked for the rows of one page only, however long the list is. What another hospital's study is called is seen only by readers
-whom the routing found eligible; the others meet it under the filter "Not mine to read", pseudonymous and with the reasons.
+whom the routing found eligible; the others meet it under the filter "Not mine to read": urgency, modality and the reasons, no more.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def worklist_page(app: Application, reader: Visitor, filters: WorklistFilters, *
     )
 
 
-def row_of(session: Session, app: Application, reader: Visitor, step: ProcedureStep) -> WorklistRow:
-    """The row of `step` as this reader sees it now."""
+def row_of(session: Session, app: Application, reader: Visitor, step: ProcedureStep, *, is_told: bool | None = None) -> WorklistRow:
+    """The row of `step` as this reader sees it now; without `is_told` the routing and the law say what it tells."""
     study, hospital = study_by_pk(session, step.study_pk), session.get(Hospital, step.hospital_id)
     is_mine = step.claiming_reader_id == reader.principal_id
     can_open = is_mine and (step.state == State.COMPLETED or (step.state == State.IN_PROGRESS and step.login_digest == reader.login_digest))
@@ -104,6 +104,10 @@ def row_of(session: Session, app: Application, reader: Visitor, step: ProcedureS
         if not can_claim:
             reasons = tuple(Reason(code=code, text=reason_sentence(code)) for code in decision.reasons)
     status, tone = _status(session, reader, step, study, can_claim)
+    if is_told is None:
+        is_told = _may_be_told(step, reader) and (step.state != State.SCHEDULED or can_claim)
+    if not is_told:
+        return _untold_row(step, study, status, tone, reasons)
     return WorklistRow(
         procedure_step_uid=step.procedure_step_uid,
         priority=_priority(step.priority),
@@ -129,11 +133,40 @@ def row_of(session: Session, app: Application, reader: Visitor, step: ProcedureS
     )
 
 
+def _untold_row(step: ProcedureStep, study: Study, status: str, tone: Tone, reasons: tuple[Reason, ...]) -> WorklistRow:
+    """That there is such a study, and why it is not this reader's: urgency, modality and reasons."""
+    return WorklistRow(
+        procedure_step_uid=step.procedure_step_uid,
+        priority=_priority(step.priority),
+        priority_word=_PRIORITY_WORDS.get(step.priority, step.priority),
+        due_at=None,
+        modality=study.modality,
+        procedure="Not shown",
+        body_part="",
+        instance_count=None,
+        prior_count=0,
+        pseudonym="",
+        accession_pseudonym="",
+        hospital_name="",
+        origin="",
+        destination="",
+        status=status,
+        tone=tone,
+        reasons=reasons,
+    )
+
+
+def _may_be_told(step: ProcedureStep | _Line, reader: Visitor) -> bool:
+    """Whether the routing found this reader eligible, or the step is theirs: others learn nothing of patient and hospital."""
+    return step.claiming_reader_id == reader.principal_id or reader.principal_id in step.routing.get("eligible", [])
+
+
 @dataclass(frozen=True)
 class _Line:
     """What listing, filtering and ordering need of a step: read as columns, because a list may be ten thousand steps long."""
 
     procedure_step_uid: str
+    hospital_id: str
     state: str
     priority: str
     scheduled_at: datetime
@@ -165,7 +198,6 @@ def _matching(session: Session, reader: Visitor, filters: WorklistFilters) -> li
         query = query.where(col(ProcedureStep.claiming_reader_id) == reader.principal_id)
     for column, value in (
         (Study.modality, filters.modality),
-        (ProcedureStep.hospital_id, filters.hospital),
         (ProcedureStep.priority, filters.priority),
     ):
         if value:
@@ -174,8 +206,15 @@ def _matching(session: Session, reader: Visitor, filters: WorklistFilters) -> li
     listed = []
     for row in session.connection().execute(query):
         line = _Line(*row)
+        if not _is_listed(line, reader, filters.state):
+            continue
         told = (line.description, line.body_part or "", line.patient_pseudonym, line.accession_pseudonym)
-        if _is_listed(line, reader, filters.state) and (not text or text in " ".join(told).casefold()):
+        # A search must not tell what the row does not: without being told, nothing matches and nothing is filtered by hospital.
+        if _may_be_told(line, reader):
+            is_found = (not text or text in " ".join(told).casefold()) and filters.hospital in ("", line.hospital_id)
+        else:
+            is_found = not text and not filters.hospital
+        if is_found:
             listed.append(line)
     order: Callable[[_Line], Any] = {
         "due": lambda line: line.expected_completion_at,
@@ -186,6 +225,7 @@ def _matching(session: Session, reader: Visitor, filters: WorklistFilters) -> li
 
 _STEP_COLUMNS = (
     "procedure_step_uid",
+    "hospital_id",
     "state",
     "priority",
     "scheduled_at",

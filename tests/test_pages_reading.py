@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlmodel import select
+from sqlmodel import col, select
 
+from compliance.audit import AuditEntry, EventType, Outcome, tree_head
 from compliance.credential import standing_credentials
+from compliance.hospital import Hospital
 from compliance.study import open_study_key, require_study, seal_order_text, series_of
 from gateway.enrolment import change_credential_status
 from gateway.register_effects import take_effect
@@ -33,6 +35,11 @@ def read(site: GatewaySite, step_uid: str, who: str = "r1") -> str:
 
 def signed_fields(preview: str) -> dict[str, str]:
     return dict(re.findall(r'name="(draft_version|report_digest|manifest_digest|order_digest)" value="([^"]*)"', preview))
+
+
+def audit_count(site: GatewaySite) -> int:
+    with site.app.database.reading() as session:
+        return tree_head(session).size
 
 
 def test_worklist_offers_a_study_to_the_reader_who_may_and_says_why_to_the_one_who_may_not(site: GatewaySite) -> None:
@@ -179,6 +186,46 @@ def test_nothing_is_signed_but_the_images_and_the_order_that_were_shown(site: Ga
     with site.app.database.reading() as session:
         assert session.exec(select(Report)).all() == []
     assert site.sign(step_uid).status_code == 303
+
+
+def test_a_signed_report_is_shown_again_only_while_the_law_lets_it(site: GatewaySite) -> None:
+    step_uid = site.claim()
+    site.write(step_uid, findings="Words of the report.")
+    site.sign(step_uid)
+    seen = audit_count(site)
+    page = read(site, step_uid)
+    assert "Words of the report." in page and "Headache" in page
+    # A decision and an opening, before the key was used.
+    assert audit_count(site) == seen + 2
+    with site.app.database.reading() as session:
+        licence = next(row.credential_pk for row in standing_credentials(session, "r1") if row.kind == "LICENCE")
+        digest = session.exec(select(Report.report_digest)).one()
+    assert licence is not None
+    change_credential_status(site.app, "po", licence, "REVOKED")
+    seen, page = audit_count(site), read(site, step_uid)
+    for hidden in ("Words of the report.", "Headache", site.study.patient_pseudonym, "Add an addendum"):
+        assert hidden not in page
+    assert "Final report" in page and digest.removeprefix("sha256:")[:8] in page and "The licence was revoked" in page
+    assert audit_count(site) == seen + 2
+    with site.app.database.reading() as session:
+        last = session.exec(select(AuditEntry).order_by(col(AuditEntry.entry_index).desc())).first()
+    assert last is not None and (last.event_type, last.outcome, last.object_id) == (EventType.OPEN, Outcome.SERIOUS_FAILURE, step_uid)
+
+
+def test_whom_the_law_refuses_learns_of_a_study_its_urgency_modality_and_the_reasons(site: GatewaySite) -> None:
+    study = site.study
+    page = site.client("r3").get("/worklist?state=refused", headers=PAGE).text
+    assert "Routine" in page and f"<td>{study.modality}</td>" in page and "CRED_LICENCE_EXPIRED:ES" in page
+    row = page[page.index("<tbody>") : page.index("</tbody>")]
+    with site.app.database.reading() as session:
+        hospital = session.get(Hospital, study.hospital_id)
+    assert hospital is not None
+    for hidden in (study.patient_pseudonym, study.accession_pseudonym, study.description, hospital.name, "<td>DE</td>"):
+        assert hidden and hidden not in row
+    # Nor does a search or a filter tell what the row does not.
+    for query in (f"q={study.patient_pseudonym}", f"q={study.description.split()[0]}", f"hospital={study.hospital_id}"):
+        assert site.step_uid not in site.client("r3").get(f"/worklist?state=refused&{query}", headers=PAGE).text
+    assert site.step_uid in site.client("r1").get(f"/worklist?q={study.patient_pseudonym}", headers=PAGE).text
 
 
 def test_addendum_starts_empty_and_correction_with_the_text(site: GatewaySite) -> None:

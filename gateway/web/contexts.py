@@ -137,7 +137,7 @@ class WorklistRow:
     modality: str
     procedure: str
     body_part: str
-    instance_count: int
+    instance_count: int | None  # None: not for this reader
     prior_count: int
     pseudonym: str
     accession_pseudonym: str
