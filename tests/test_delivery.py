@@ -33,8 +33,12 @@ from compliance.hospital import ReportTarget, TargetKind
 from compliance.study import require_study
 from crypto.errors import Conflict
 from crypto.signing_key import create_reader_key
+from gateway.application import open_application
+from gateway.config import Settings
 from gateway.delivery_senders import senders_of
+from gateway.demo_site import HospitalPorts, populate
 from gateway.negotiation import silence_pynetdicom
+from reporting import delivery
 from reporting.delivery import deliver
 from reporting.delivery_queue import BACKOFF_SECONDS, Delivery, DeliveryState, dead_letters, due_deliveries, release_dead_letter
 from reporting.mllp import frame, unframe
@@ -43,8 +47,9 @@ from reporting.report import Report
 from reporting.report_copy import ReportCopy
 from reporting.verification import verify_report_pdf
 from tests.builders import PERSON, make_ct_study
-from tests.gateway_site import GatewaySite, gateway_site
+from tests.gateway_site import Clock, GatewaySite, gateway_site
 from tests.peers import require_peer
+from tests.postgres_server import postgres_server, postgres_url  # noqa: F401 (fixtures)
 from tests.signing_desk import Desk, deliveries_of, entries_of, is_log_sound
 
 
@@ -424,3 +429,48 @@ def _until(look: Callable[[], bool]) -> None:
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)
     raise AssertionError("the peer did not come up")
+
+
+# --- two workers --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.interop
+def test_two_workers_that_compose_at_once_send_the_same_bytes(
+    tmp_path: Path,
+    postgres_url: str,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "site").mkdir()
+    settings = Settings.model_validate({"law": {"demo_confirmations": True}, "database_url": postgres_url})
+    app = open_application(tmp_path / "site", settings=settings)
+    app.certificates.enrol_authority("Readgate test authority")
+    with Archive().listening() as archive, Ris().listening() as ris:
+        ports = HospitalPorts({"h1": archive.port, "h2": 104}, {"h1": ris.port, "h2": 2575})
+        clock = Clock()
+        app.now = clock
+        logins = {login.principal_id: login for login in populate(app, ports)}
+        site = GatewaySite(app, clock, logins)
+        Desk(site).report()
+        bench, both, composed = Bench(site, archive, ris), threading.Barrier(2), delivery._composed
+
+        def compose_together(*args: Any) -> bytes:
+            document = composed(*args)
+            both.wait(60)
+            return document
+
+        monkeypatch.setattr(delivery, "_composed", compose_together)
+        states: list[str] = []
+        workers = [
+            threading.Thread(target=lambda pk=row.delivery_pk: states.append(bench.deliver(pk or 0)))  # type: ignore[misc]
+            for row in deliveries_of(site)
+        ]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join(90)
+        assert states == ["DELIVERED", "DELIVERED"]
+        with app.database.reading() as session:
+            copy = session.exec(select(ReportCopy)).one()
+        assert hashlib.sha256(_document(archive.instances[0])).hexdigest() == copy.pdf_sha256
+        assert len(ris.messages) == 1
+    app.close()
