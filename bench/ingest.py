@@ -1,7 +1,7 @@
 """How fast instances are received here, against dcmtk's storescp, Orthanc and a plain pynetdicom SCP in the same run.
 
     python bench/ingest.py [--work ct,mr,mg,multiframe] [--associations 1,4,16] [--rounds 5] [--share 1.0] [--receivers 1]
-                           [--directory DIR] [--json FILE]
+                           [--peers readgate,storescp,orthanc,pynetdicom] [--directory DIR] [--json FILE]
 
 Every round starts each receiver anew on an empty store, after a sync and a pause, in rotating order; medians of the rounds are compared.
 `limit` writes the same bytes to one file per association and syncs (fdatasync) after each instance, with nothing else done.
@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.dicom_load import CALLED_AE_TITLE, WORKS, Work, payloads, run_load
 from bench.ingest_servers import prepare_readgate
+from bench.machine import describe
 
 PAUSE_SECONDS = 1.0
 SERVERS = Path(__file__).with_name("ingest_servers.py")
@@ -39,6 +40,8 @@ SERVERS = Path(__file__).with_name("ingest_servers.py")
 def main() -> None:
     arguments = _arguments()
     rows = []
+    conditions = describe(arguments.directory) | {"receivers": str(arguments.receivers), "rounds": str(arguments.rounds)}
+    print("\n".join(f"{name}: {value}" for name, value in conditions.items()), flush=True)
     for name in arguments.work.split(","):
         work = WORKS[name]
         work = replace(work, count=max(1, round(work.count * arguments.share)))
@@ -47,8 +50,9 @@ def main() -> None:
             if associations <= work.count:
                 rows.append(_compare(work, instances, associations, arguments))
                 print(_line(rows[-1]), flush=True)
+    print("\n" + _table(rows))
     if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+        arguments.json.write_text(json.dumps({"conditions": conditions, "rows": rows}, indent=1) + "\n")
 
 
 def _compare(work: Work, instances: Sequence[tuple[str, bytes]], associations: int, arguments: argparse.Namespace) -> dict[str, object]:
@@ -80,9 +84,26 @@ def _compare(work: Work, instances: Sequence[tuple[str, bytes]], associations: i
     }
 
 
-def _line(row: dict[str, object]) -> str:
+def _table(rows: Sequence[dict[str, object]]) -> str:
+    """The medians as Markdown, for bench/README.md."""
+    names = [name for name in ("storescp", "orthanc", "pynetdicom", "limit") if any(name in _rates(row) for row in rows)]
+    lines = ["| work | associations | readgate/s | " + " | ".join(f"against {name}" for name in names) + " | p99 ms |"]
+    lines.append("|---" * (len(names) + 4) + "|")
+    for row in rows:
+        rates = _rates(row)
+        against = " | ".join(f"{rates['readgate'] / rates[name]:.2f}x of {rates[name]:.0f}/s" if name in rates else "" for name in names)
+        lines.append(f"| {row['work']} | {row['associations']} | {rates['readgate']:.0f} | {against} | {row['p99_ms']} |")
+    return "\n".join(lines)
+
+
+def _rates(row: dict[str, object]) -> dict[str, float]:
     rates = row["per_second"]
     assert isinstance(rates, dict)
+    return rates
+
+
+def _line(row: dict[str, object]) -> str:
+    rates = _rates(row)
     ours = rates["readgate"]
     parts = [f"{name} {rate:9.1f}/s" + ("" if name == "readgate" else f" ({ours / rate:5.2f}x)") for name, rate in rates.items()]
     return f"{row['work']:<24} x{row['instances']:<5} {row['associations']:>2} assoc  " + "  ".join(parts) + f"  p99 {row['p99_ms']} ms"

@@ -72,8 +72,16 @@ _STATUS_OF_ERROR: tuple[tuple[type[ReadgateError], int], ...] = (
 )
 
 
+#: Reason codes of refused content that have a status of their own: the data set is another instance than the command names.
+CLASS_MISMATCH = "CLASS_MISMATCH"
+UID_MISMATCH = "UID_MISMATCH"
+_STATUS_OF_REASON = {CLASS_MISMATCH: DATA_SET_DOES_NOT_MATCH_SOP_CLASS, UID_MISMATCH: DATA_SET_DOES_NOT_MATCH_SOP_CLASS}
+
+
 def status_of_error(error: BaseException) -> int:
     """The DIMSE status for what a port method raised; an unknown exception is a processing failure without text."""
+    if isinstance(error, RefusedContent) and error.reason_code in _STATUS_OF_REASON:
+        return _STATUS_OF_REASON[error.reason_code]
     for kind, status in _STATUS_OF_ERROR:
         if isinstance(error, kind):
             return status

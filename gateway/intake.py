@@ -53,8 +53,6 @@ from gateway.spool_index import SpooledFrame, SpoolIndex
 
 log = structlog.get_logger()
 
-UID_MISMATCH = "UID_MISMATCH"
-CLASS_MISMATCH = "CLASS_MISMATCH"
 #: A refused peer that hammers gets one audit entry per this many seconds, with the count of the silent ones in the next.
 _REFUSAL_AUDIT_SECONDS = 1.0
 
@@ -277,9 +275,9 @@ def checked_header(head: InstanceHead, parts: Sequence[memoryview]) -> HeaderFac
     """The UIDs of the dataset, equal to those of the command (threat V8). Raises: RefusedContent."""
     facts = scan_header(parts, head.transfer_syntax_uid)
     if facts.sop_class_uid != head.sop_class_uid:
-        raise RefusedContent(CLASS_MISMATCH, "the dataset is not of the class the command names", tag="(0008,0016)")
+        raise RefusedContent(dimse.CLASS_MISMATCH, "the dataset is not of the class the command names", tag="(0008,0016)")
     if facts.sop_instance_uid != head.sop_instance_uid:
-        raise RefusedContent(UID_MISMATCH, "the dataset is not the instance the command names", tag="(0008,0018)")
+        raise RefusedContent(dimse.UID_MISMATCH, "the dataset is not the instance the command names", tag="(0008,0018)")
     return facts
 
 

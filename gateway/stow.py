@@ -19,7 +19,7 @@ from crypto.errors import ReadgateError, RefusedContent
 from gateway import dimse_responses as dimse
 from gateway.dicom_uids import DEFLATED_TRANSFER_SYNTAXES
 from gateway.header_scan import scan_header
-from gateway.intake import CLASS_MISMATCH, UID_MISMATCH, GatewayIntake, IntakeSession, LargeIntake, receive_instance
+from gateway.intake import GatewayIntake, IntakeSession, LargeIntake, receive_instance
 from gateway.intake_port import InstanceHead
 from gateway.multipart_stream import MALFORMED, Event, MultipartReader, PartBegins, PartBytes, media_type_of
 from gateway.part10_stream import NOT_PART_10, Part10Head, read_part10_head
@@ -224,11 +224,7 @@ class _Part:
 
     def _refuse(self, error: ReadgateError) -> None:
         reason_code = getattr(error, "reason_code", None)
-        reason = {
-            CLASS_MISMATCH: dimse.DATA_SET_DOES_NOT_MATCH_SOP_CLASS,
-            UID_MISMATCH: dimse.DATA_SET_DOES_NOT_MATCH_SOP_CLASS,
-            _STUDY_MISMATCH: ANOTHER_STUDY,
-        }.get(str(reason_code), dimse.status_of_error(error))
+        reason = ANOTHER_STUDY if reason_code == _STUDY_MISMATCH else dimse.status_of_error(error)
         log.warning("upload_part_refused", error_class=type(error).__name__, reason=reason_code, status=f"0x{reason:04X}")
         self.fail(reason)
 
