@@ -11,7 +11,7 @@ from crypto.errors import BadInput
 from gateway import dicomweb
 from gateway.application import Application
 from gateway.login import Visitor
-from gateway.request_context import application_of, reader_of
+from gateway.request_context import application_of, natural_number, reader_of
 
 router = APIRouter(prefix="/dicom-web")
 Reader = Annotated[Visitor, Depends(reader_of)]
@@ -77,7 +77,7 @@ def retrieve_instance(app: App, reader: Reader, study: str, series: str, instanc
 @router.get("/studies/{study}/series/{series}/instances/{instance}/frames/{frames}")
 def retrieve_frames(app: App, reader: Reader, study: str, series: str, instance: str, frames: str) -> Response:
     try:
-        numbers = [int(number) for number in frames.split(",")]
+        numbers = [int(number) for number in frames.split(",", dicomweb.FRAMES_MAX)]
     except ValueError:
         raise BadInput("frame numbers are whole numbers, separated by commas (PS3.18 10.4.1.1.6)") from None
     return _multipart(dicomweb.retrieve_frames(app, reader, study, series, instance, numbers))
@@ -94,8 +94,9 @@ def retrieve_bulk_data(app: App, reader: Reader, study: str, series: str, instan
 
 
 def _json(rows: list[dict[str, Any]], limit: str | None, offset: str | None) -> Response:
-    start = int(offset) if offset and offset.isdigit() else 0
-    stop = start + int(limit) if limit and limit.isdigit() else None
+    start = natural_number(offset) or 0
+    count = natural_number(limit)
+    stop = start + count if count is not None else None
     return DicomJson(rows[start:stop], headers=_HEADERS)
 
 

@@ -23,6 +23,7 @@ from gateway.application import Application
 from gateway.login import Visitor
 from gateway.processing import accession_pseudonym, original_of, study_key_of
 from gateway.received import ReceivedInstance, ReceivedState, ReceivedStudy, distinct_instances
+from gateway.request_context import natural_number
 from gateway.study_identity import StudyIdentityReader
 from gateway.study_life import StudyLife, gather_lives
 from gateway.web.contexts import Choice
@@ -114,7 +115,8 @@ def find_studies(app: Application, staff: Visitor, *, q: str, state: str, page: 
 
 def own_received_study(session: Session, staff: Visitor, study_key: str) -> ReceivedStudy | None:
     """The received study of the staff's own hospital under this key of a URL; None for another hospital's as for none."""
-    row = session.get(ReceivedStudy, int(study_key)) if study_key.isascii() and study_key.isdigit() and len(study_key) < 16 else None
+    number = natural_number(study_key, digits_max=15)
+    row = session.get(ReceivedStudy, number) if number is not None else None
     return row if row is not None and row.hospital_id == staff.principal.hospital_id else None
 
 
@@ -139,8 +141,8 @@ def _listed(session: Session, hospital_id: str, state: str) -> list[int]:
 def _search(session: Session, app: Application, staff: Visitor, keys: list[int], q: str) -> tuple[list[int], dict[str, dict[str, Any]]]:
     """Those of `keys` that match: by number without opening anything, else by name through the newest ones."""
     hospital_id = staff.principal.hospital_id or ""
-    if q.startswith("#") and q[1:].isdigit():
-        return [pk for pk in keys if pk == int(q[1:])], {}
+    if q.startswith("#") and (number := natural_number(q[1:], digits_max=15)) is not None:
+        return [pk for pk in keys if pk == number], {}
     patient = select(PatientLink.pseudonym).where(
         PatientLink.hospital_id == hospital_id, PatientLink.patient_lookup == patient_lookup(app.keys, hospital_id, q, "")
     )

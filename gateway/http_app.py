@@ -13,7 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from crypto.errors import NotAllowed, NotFound, ReadgateError
+from crypto.errors import BadInput, NotAllowed, NotFound, ReadgateError
 from gateway import (
     dicomweb_routes,
     pages_break_glass,
@@ -58,6 +58,7 @@ def make_http_app(application: Application) -> FastAPI:
     http = FastAPI(title="Readgate", docs_url=None, redoc_url=None, openapi_url=None)
     http.state.application = application
     http.add_middleware(LimitBody)
+    http.add_middleware(RefuseNul)
     http.mount("/static", StaticPages(), name="static")
     for pages in _PAGES:
         http.include_router(pages.router)
@@ -71,6 +72,40 @@ def make_http_app(application: Application) -> FastAPI:
     http.add_exception_handler(RequestValidationError, _invalid_request)
     http.add_exception_handler(Exception, _unknown_error)
     return http
+
+
+class RefuseNul:
+    """Answers 400 where path, query or a form's fields hold a NUL: no text of ours has one, and PostgreSQL takes none.
+
+    A JSON body says it as an escape, which the reader's text rules refuse by name; what is uploaded is binary and passes.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if "\0" in scope["path"] or b"%00" in scope.get("query_string", b"") or b"\0" in scope.get("query_string", b""):
+            await _invalid_request(Request(scope), BadInput("a NUL"))(scope, receive, send)
+            return
+        kind = dict(scope["headers"]).get(b"content-type", b"").lower()
+        # Of a form's body only the encoding differs: %00 where fields are encoded, the byte itself where they are not.
+        nul = b"%00" if kind.startswith(b"application/x-www-form-urlencoded") else b"\0"
+        is_form = kind.startswith((b"application/x-www-form-urlencoded", b"multipart/form-data", b"application/json"))
+        last = b""
+
+        async def looked_at() -> Message:
+            nonlocal last
+            message = await receive()
+            body = message.get("body", b"")
+            if nul in last + body or b"\0" in body:
+                raise HTTPException(400)
+            last = body[-2:]
+            return message
+
+        await self._app(scope, looked_at if is_form and not is_upload(scope) else receive, send)
 
 
 class LimitBody:
@@ -123,7 +158,7 @@ def _readgate_error(request: Request, error: Exception) -> Response:
 
 def _http_error(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
-    title = {404: "Not found", 405: "Not possible here", 413: "Too large"}.get(status, "That did not work")
+    title = {400: "Not understood", 404: "Not found", 405: "Not possible here", 413: "Too large"}.get(status, "That did not work")
     return _error(request, status, title, "Check the address.", "")
 
 

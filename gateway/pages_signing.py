@@ -14,7 +14,7 @@ from crypto.errors import BadInput, Conflict, NotAllowed, NotFound, ReadgateErro
 from gateway.held_step import ReaderVisitor, is_held, own_step, transaction_uid_of
 from gateway.reading_desk import critical_of, kinds_for, obstacles, text_of
 from gateway.reason_words import refusal_sentence
-from gateway.request_context import App, PostedForm
+from gateway.request_context import App, PostedForm, natural_number
 from gateway.responses import answer_of, reason_of
 from gateway.web.contexts import Refusal, SignPreview
 from gateway.web.rendering import render
@@ -62,8 +62,8 @@ def preview(app: App, reader: ReaderVisitor, procedure_step_uid: str) -> Respons
 
 @router.post("/read/{procedure_step_uid}/sign")
 def sign_report(request: Request, app: App, reader: ReaderVisitor, form: PostedForm, procedure_step_uid: str) -> Response:
-    version = form.get("draft_version", "")
-    if not (version.isascii() and version.isdigit() and len(version) < 10):
+    version = natural_number(form.get("draft_version"))
+    if version is None:
         raise BadInput("the form lacks the draft's version")
     try:
         with app.database.reading() as session:
@@ -79,7 +79,7 @@ def sign_report(request: Request, app: App, reader: ReaderVisitor, form: PostedF
             login_digest=reader.login_digest,
             transaction_uid=transaction_uid_of(app, procedure_step_uid, reader),
             kind=ReportKind(draft.sections.get("kind") or ReportKind.FINAL),
-            draft_version=int(version),
+            draft_version=version,
             manifest_digest=form.get("manifest_digest", ""),
             passphrase=form.get("passphrase", ""),
             now=app.now(),

@@ -96,7 +96,12 @@ def reason_in(form: Mapping[str, str]) -> str:
     return reason
 
 
-def page_number(request: Request) -> int:
-    """The page of a list that the address asks for, from 1."""
-    page = request.query_params.get("page", "1")
-    return max(1, int(page)) if page.isascii() and page.isdigit() and len(page) < 7 else 1
+def natural_number(text: str | None, *, digits_max: int = 9) -> int | None:
+    """The number that ASCII digits say; None for everything else, other scripts' digits among it, which int() takes or chokes on."""
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) <= digits_max else None
+
+
+def page_number(request: Request, form: Mapping[str, str] | None = None) -> int:
+    """The page of a list that the address (or the form) asks for, from 1."""
+    page = request.query_params.get("page", "1") if form is None else form.get("page", "1")
+    return max(1, natural_number(page, digits_max=6) or 1)

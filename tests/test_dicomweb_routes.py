@@ -14,6 +14,7 @@ import pytest
 from sqlmodel import select
 
 from compliance import audit
+from gateway import dicomweb
 from gateway.samples.people import JOZEF_WISNIOWSKI, KAETHE_GRUENWALD
 from tests.builders import make_ct_study
 from tests.gateway_site import PAGE, GatewaySite, gateway_site
@@ -105,10 +106,24 @@ def test_frames_are_the_pixels_that_were_sent(site: GatewaySite) -> None:
     assert got == sent
 
 
-@pytest.mark.parametrize(("frames", "status"), [("0", 404), ("2", 404), ("1,1", 200), ("x", 400), ("1,,1", 400), ("-1", 404)])
+@pytest.mark.parametrize(("frames", "status"), [("0", 404), ("2", 404), ("1,1", 400), ("x", 400), ("1,,1", 400), ("-1", 404)])
 def test_frame_numbers_outside_the_instance_are_refused(site: GatewaySite, frames: str, status: int) -> None:
     site.claim()
     assert get(site, f"{instances(site)[0]}/frames/{frames}").status_code == status
+
+
+def test_one_answer_holds_so_many_bytes(site: GatewaySite, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.claim()
+    path = instances(site)[0]
+    assert get(site, f"{path}/frames/1").status_code == 200
+    monkeypatch.setattr(dicomweb, "ANSWER_BYTES_MAX", 10)
+    assert get(site, f"{path}/frames/1").status_code == 400
+
+
+@pytest.mark.parametrize("query", ["limit=%C2%B2", "offset=%C2%B2", "limit=-1", "limit=" + "9" * 5000])
+def test_a_page_that_is_no_number_is_the_whole_list(site: GatewaySite, query: str) -> None:
+    site.claim()
+    assert len(get(site, f"/studies?{query}").json()) == 1
 
 
 def test_an_instance_of_another_series_is_not_found(site: GatewaySite) -> None:
@@ -129,6 +144,9 @@ def test_whole_files_are_not_handed_out_under_view_only(site: GatewaySite) -> No
     assert grants
     answer = get(site, path)
     assert (answer.status_code, answer.json()["reason_code"]) == (403, "VIEW_ONLY")
+    # Nor is a whole file to be had element by element.
+    assert get(site, f"{path}/bulkdata/00080018").status_code == 403
+    assert get(site, f"{path}/bulkdata/7FE00010").status_code == 200
     assert get(site, f"{path}/frames/1").status_code == 200
 
 

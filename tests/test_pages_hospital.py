@@ -270,3 +270,16 @@ def test_another_hospitals_item_is_not_found(site: GatewaySite) -> None:
     for act in ("release", "reject", "repair"):
         assert site.post("h2", f"/quarantine/{item.item_pk}/{act}", reason="Mine?", repair="KEEP_FIRST").status_code == 404
     assert held(site)[0].state == QuarantineState.HELD
+
+
+@pytest.mark.parametrize("q", ["#\u00b2", "#" + "9" * 5000, "\u0662"])
+def test_a_number_in_other_digits_finds_nothing_and_breaks_nothing(site: GatewaySite, q: str) -> None:
+    assert site.client("h1").get("/studies", params={"q": q}, headers=PAGE).status_code == 200
+
+
+def test_a_nul_is_refused_at_the_edge(site: GatewaySite) -> None:
+    client = site.client("h1")
+    assert client.get("/studies?q=a%00b", headers=PAGE).status_code == 400
+    assert client.get("/studies/1%00/report.pdf", headers=PAGE).status_code == 400
+    form = {"user_name": "r1\0", "password": "x", "code": "000000", "declared_country": "ES"}
+    assert site.anonymous().post("/login", data=form, headers=PAGE).status_code == 400
