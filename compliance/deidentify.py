@@ -289,6 +289,11 @@ def _made(
     source: IdentifiedDataset, model: dict[str, Any], output: bytes, laid: WrittenPixels | None, frames: tuple[tuple[int, int], ...],
     rewriter: Rewriter, under: Pseudonymity, cleaned: bool,
 ) -> DeidentifiedDataset:  # fmt: skip
+    names = [_first(model, tag) for tag in ("00080018", "0020000D", "0020000E")]
+    if not all(names):
+        # A UID in no form of PS3.5 9.1 has no pseudonym: rewriting left it out.
+        raise RefusedContent("MISSING_UID", "study, series and instance must be named by valid UIDs")
+    sop_instance_uid, study_instance_uid, series_instance_uid = (str(name) for name in names)
     flags = []
     modality, part = _first(model, "00080060"), _first(model, "00180015")
     if modality in _SLICES and str(part or "HEAD").upper() in _HEAD:
@@ -301,9 +306,9 @@ def _made(
         payload=output,
         transfer_syntax_uid=laid.transfer_syntax_uid if laid else EXPLICIT_VR_LITTLE_ENDIAN,
         sop_class_uid=source.sop_class_uid,
-        sop_instance_uid=str(_first(model, "00080018")),
-        study_instance_uid=str(_first(model, "0020000D")),
-        series_instance_uid=str(_first(model, "0020000E")),
+        sop_instance_uid=sop_instance_uid,
+        study_instance_uid=study_instance_uid,
+        series_instance_uid=series_instance_uid,
         frame_table=frames,
         dicom_json=model,
         attributes=_attributes(model),

@@ -6,6 +6,7 @@ import base64
 import re
 import struct
 import subprocess
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -313,6 +314,12 @@ def test_what_cannot_be_proved_is_refused() -> None:
     document.SOPClassUID, document.EncapsulatedDocument = "1.2.840.10008.5.1.4.1.1.104.1", b"%PDF-1.4"
     with pytest.raises(RefusedContent, match="ENCAPSULATED_DOCUMENT"):
         released(document)
+    unnamed = bare_instance()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        unnamed.StudyInstanceUID = "no UID at all"
+    with pytest.raises(RefusedContent, match="MISSING_UID"):
+        released(unnamed)
     face = DeidProfile("faces", frozenset({Option.CLEAN_VISUAL_FEATURES}))
     with pytest.raises(RefusedContent, match="RECOGNIZABLE_VISUAL_FEATURES"):
         deidentify(source, names_for(IdentityTerms(), face))
