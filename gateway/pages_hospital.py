@@ -5,6 +5,7 @@ What belongs to another hospital is not found, exactly as what does not exist.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -14,6 +15,7 @@ from compliance import audit
 from compliance.principal import Role
 from compliance.study import open_study_key, require_study
 from crypto.errors import NotFound
+from gateway.application import Application
 from gateway.hospital_studies import STATES, STUDIES_PER_PAGE, find_studies, own_received_study
 from gateway.login import Visitor
 from gateway.page_shell import paging_of, shell_of
@@ -31,16 +33,33 @@ StaffOrOperator = Annotated[Visitor, Depends(staff_or_operator_of)]
 
 @router.get("/studies")
 def show_studies(request: Request, app: App, staff: Staff) -> Response:
-    q, state = request.query_params.get("q", "")[:128], request.query_params.get("state", "")
-    state = state if state in {choice.value for choice in STATES} else ""
-    page = page_number(request)
+    return _studies_page(app, staff, "", _state_of(request.query_params), page_number(request))
+
+
+@router.post("/studies/search")
+def search_studies(request: Request, app: App, staff: Staff, form: PostedForm) -> Response:
+    """A patient's name is in the form, never in an address: those end up in histories, bookmarks and the logs of proxies."""
+    q, state = form.get("q", "").strip()[:128], _state_of(form)
+    if not q:
+        return RedirectResponse("/studies" + (f"?state={state}" if state else ""), status_code=303)
+    return _studies_page(app, staff, q, state, page_number(request, form))
+
+
+def _state_of(fields: Mapping[str, str]) -> str:
+    return state if (state := fields.get("state", "")) in {choice.value for choice in STATES} else ""
+
+
+def _studies_page(app: Application, staff: Visitor, q: str, state: str, page: int) -> Response:
     found = find_studies(app, staff, q=q, state=state, page=page)
+    paging = paging_of("/studies", {"state": state}, page, found.total, STUDIES_PER_PAGE, shown=len(found.studies))
     return render(
         "studies.html.j2",
         HospitalStudiesPage(
             shell=shell_of(app, staff, "/studies"),
             studies=found.studies,
-            paging=paging_of("/studies", {"q": q, "state": state}, page, found.total, STUDIES_PER_PAGE, shown=len(found.studies)),
+            paging=paging,
+            previous_page=page - 1 if q and paging.previous_href else None,
+            next_page=page + 1 if q and paging.next_href else None,
             now=app.now(),
             q=q,
             state=state,

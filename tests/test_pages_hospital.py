@@ -16,6 +16,7 @@ from compliance.quarantine import QuarantineItem, QuarantineState
 from compliance.study import Study
 from crypto.errors import PermanentPeerFailure
 from crypto.merkle import CompactRange
+from gateway import hospital_studies, pages_hospital
 from gateway.received import ReceivedState, ReceivedStudy, received_study
 from gateway.samples.people import JOZEF_WISNIOWSKI, KAETHE_GRUENWALD
 from reporting.delivery_queue import Delivery, DeliveryState
@@ -35,6 +36,12 @@ def studies(site: GatewaySite, query: str = "", who: str = "h1") -> str:
     answer = site.client(who).get(f"/studies{query}", headers=PAGE)
     assert answer.status_code == 200, answer.text
     return answer.text
+
+
+def search(site: GatewaySite, q: str, who: str = "h1", **fields: str) -> str:
+    answer = site.post(who, "/studies/search", q=q, **fields)
+    assert answer.status_code == 200, answer.text
+    return str(answer.text)
 
 
 def openings(session: Session) -> list[audit.AuditEntry]:
@@ -81,7 +88,7 @@ def test_every_page_view_is_one_entry_that_names_the_studies(site: GatewaySite) 
 def test_nobody_else_meets_the_name(site: GatewaySite) -> None:
     signed(site)
     site.deliver()
-    studies(site, f"?q={FAMILY}")
+    search(site, FAMILY)
     pages = {
         "r1": ["/worklist", "/worklist?state=done", f"/read/{site.step_uid}"],
         "po": ["/privacy", "/privacy/decisions", "/credentials", "/evidence", "/consents"],
@@ -99,15 +106,29 @@ def test_nobody_else_meets_the_name(site: GatewaySite) -> None:
 @pytest.mark.parametrize("q", [FAMILY, FAMILY.upper(), PATIENT_ID, KAETHE_GRUENWALD.given_name, "#1"])
 def test_a_study_is_found_by_what_the_hospital_knows(site: GatewaySite, q: str) -> None:
     site.process(site.receive(make_ct_study(instances=1, number=2, person=JOZEF_WISNIOWSKI)))
-    page = studies(site, f"?q={q.replace('#', '%23')}")
+    page = search(site, q)
     assert FAMILY in page and JOZEF_WISNIOWSKI.family_name not in page
+
+
+def test_what_was_searched_for_is_in_no_address(site: GatewaySite, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.process(site.receive(make_ct_study(instances=1, number=9)))
+    for module in (pages_hospital, hospital_studies):
+        monkeypatch.setattr(module, "STUDIES_PER_PAGE", 1)
+    first = search(site, FAMILY, state="waiting")
+    assert "1 to 1 of 2" in first and 'name="page" value="2"' in first and f'name="q" value="{FAMILY}"' in first
+    second = search(site, FAMILY, state="waiting", page="2")
+    assert "2 to 2 of 2" in second and 'name="page" value="1"' in second
+    assert not re.findall(rf'(?:href|action)="[^"]*{FAMILY}', first + second)
+    # An address of old that names somebody searches for nobody.
+    assert "2 of 2" in studies(site, "?page=2&q=Nobody")
+    assert site.post("h1", "/studies/search", q="", state="waiting").headers["location"] == "/studies?state=waiting"
 
 
 def test_a_search_by_number_opens_only_what_it_shows_and_one_by_name_says_how_many_it_opened(site: GatewaySite) -> None:
     first = make_ct_study(instances=1, number=2, person=JOZEF_WISNIOWSKI)
     site.process(site.receive(first))
-    assert JOZEF_WISNIOWSKI.family_name in studies(site, f"?q={first[0].AccessionNumber}")
-    studies(site, f"?q={FAMILY}")
+    assert JOZEF_WISNIOWSKI.family_name in search(site, first[0].AccessionNumber)
+    search(site, FAMILY)
     with site.app.database.reading() as session:
         found = [(entry.detail["purpose"], entry.detail["opened"]) for entry in openings(session)]
     assert found == [("hospital page", 1), ("hospital search by name", 2)]
@@ -274,7 +295,7 @@ def test_another_hospitals_item_is_not_found(site: GatewaySite) -> None:
 
 @pytest.mark.parametrize("q", ["#\u00b2", "#" + "9" * 5000, "\u0662"])
 def test_a_number_in_other_digits_finds_nothing_and_breaks_nothing(site: GatewaySite, q: str) -> None:
-    assert site.client("h1").get("/studies", params={"q": q}, headers=PAGE).status_code == 200
+    assert "No study" in search(site, q)
 
 
 def test_a_nul_is_refused_at_the_edge(site: GatewaySite) -> None:

@@ -34,6 +34,7 @@ ROUTES: dict[tuple[str, str], tuple[str, ...]] = {
     ("POST", "/read/{procedure_step_uid}/release"): (READER,),
     ("POST", "/read/{procedure_step_uid}/addendum"): (READER,),
     ("GET", "/studies"): (STAFF,),
+    ("POST", "/studies/search"): (STAFF,),
     ("GET", "/studies/{study_key}/report.pdf"): (STAFF,),
     ("POST", "/deliveries/{delivery_id}/release"): (STAFF, OPERATOR),
     ("GET", "/quarantine"): (STAFF,),

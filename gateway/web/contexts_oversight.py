@@ -70,7 +70,10 @@ class HospitalStudy:
 
 @dataclass(frozen=True)
 class HospitalStudiesPage:
-    """studies.html.j2; GET /studies?q=&state=. POST /deliveries/{delivery_id}/release (form: csrf_token, reason)."""
+    """studies.html.j2; GET /studies?state=, or POST /studies/search (form: csrf_token, q, state, page): no name in an address.
+
+    POST /deliveries/{delivery_id}/release (form: csrf_token, reason).
+    """
 
     shell: Shell
     studies: tuple[HospitalStudy, ...]
@@ -79,6 +82,8 @@ class HospitalStudiesPage:
     q: str = ""
     state: str = ""
     states: tuple[Choice, ...] = ()
+    previous_page: int | None = None  # of a search, whose pages have no address
+    next_page: int | None = None
 
 
 # --- Oversight -----------------------------------------------------------------------------------------------------------------------
