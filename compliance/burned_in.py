@@ -32,6 +32,7 @@ from compliance.overlay_planes import clear_embedded_overlays, drop_overlays, ov
 from compliance.pixel_frames import PixelShape, blanked, lossy_block_pixels, pixel_shape
 from compliance.pixel_looks import Grey, Look, looks_of, pictures_of
 from compliance.text_detection import DetectedText, TextDetector
+from compliance.text_windows import glyph_windows
 from crypto.errors import RefusedContent
 
 Outcome = Literal["CLEAN", "CLEANED", "HOLD"]
@@ -41,6 +42,8 @@ EDGE_SHARE = 0.12
 """Consoles print into this share of the height or width along each edge; text of unknown meaning is blanked there."""
 LEGIBLE_SCORE = 0.6
 LEGIBLE_SIGNS = 3
+LOSSY_TOLERANCE = 6.0
+"""Levels by which lossy frames differ where nothing changed."""
 _ROUNDS_MAX = 3
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _PROOF_MARGIN_PIXELS = 80
@@ -51,7 +54,7 @@ _CLOSE_PIXELS_MAX = 130_000
 
 @dataclass(frozen=True)
 class ScreenedBox:
-    """A place in every frame. `why`: "mask", "reviewed", "identifying", "unknown text" (blanked), "text on anatomy" (proposed to a person)."""
+    """A place in every frame. `why`: "mask", "reviewed", "identifying", "unknown text" (blanked); "text on anatomy" (proposed)."""
 
     box: Box
     why: str
@@ -93,13 +96,13 @@ def screen_pixels(
 
     `dataset.file_meta.TransferSyntaxUID` must be set; a CLEANED dataset may carry another one. `identity` are the names, numbers, dates and
     places of the study as its header writes them. `masks` default to the known ones; a hospital's own are added by the caller.
-    `reviewed` are the boxes a person chose for this very instance: they are blanked, and unknown text beside them stays, for it was looked at.
+    `reviewed` are the boxes a person chose for this very instance: they are blanked, and unknown text beside them stays: it was seen.
     Never raises for bad pixels: they are held.
     """
     if not any(keyword in dataset for keyword in _PIXELS) and not overlay_groups(dataset):
         return PixelScreening("CLEAN", "", (), dataset)
     matching = matching_masks(dataset, known_masks() if masks is None else masks)
-    risk = pixel_risk(dataset, matching)
+    risk = pixel_risk(dataset, matching) or ("reviewed" if reviewed else None)
     if risk is None and not overlay_groups(dataset):
         return PixelScreening("CLEAN", "", (), dataset)
     try:
@@ -128,7 +131,8 @@ def _screened(
     grid = lossy_block_pixels(dataset)
     boxes += [ScreenedBox(cut, "reviewed") for cut in _cut((_on_grid(box, grid) for box in reviewed or ()), shape)]
     # 1. and 2. masks first: what they cover is not read
-    readings, pictures = _readings(looks_of(result, shape), [box.box for box in boxes], identity, detector)
+    tolerance = LOSSY_TOLERANCE if grid else 0.0
+    readings, pictures = _readings(looks_of(result, shape), [box.box for box in boxes], identity, detector, tolerance=tolerance)
     held = _decide(readings, boxes, dataset, shape)
     if held and reviewed is None:
         return PixelScreening("HOLD", "TEXT_ON_ANATOMY", (*boxes, *held), dataset, risk, pictures, names)
@@ -155,17 +159,28 @@ def _screened(
 
 
 def _readings(
-    looks: Iterable[Look], covered: Sequence[Box], identity: IdentityForms, detector: TextDetector, *, closely: bool = False
+    looks: Iterable[Look],
+    covered: Sequence[Box],
+    identity: IdentityForms,
+    detector: TextDetector,
+    *,
+    closely: bool = False,
+    tolerance: float = 0.0,
 ) -> tuple[list[_Reading], int]:
     readings: list[_Reading] = []
+    before: list[Grey] = []
     pictures = 0
     for look in looks:
         grey = look.grey.copy()
         for x0, y0, x1, y1 in covered:
             grey[y0:y1, x0:x1] = grey.min()
-        for picture in pictures_of(grey):
+        windows = glyph_windows(grey, before, tolerance=tolerance)
+        before.append(grey)
+        if not windows:
+            continue
+        for picture in pictures_of(grey, is_one_of_many=look.is_one_of_many):
             pictures += 1
-            for text in detector.read(picture, closely=closely):
+            for text in detector.read(picture, closely=closely, windows=windows):
                 readings.append(_reading(text, grey, identity))
     return readings, pictures
 

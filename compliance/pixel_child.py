@@ -76,7 +76,7 @@ class PixelChild:
     ) -> PixelScreening:
         """As `screen_pixels`, with the detector of the child. What passes unseen never goes to the child."""
         known = list(known_masks() if masks is None else masks)
-        if pixel_risk(dataset, matching_masks(dataset, known)) is None and not overlay_groups(dataset):
+        if not reviewed and pixel_risk(dataset, matching_masks(dataset, known)) is None and not overlay_groups(dataset):
             return PixelScreening("CLEAN", "", (), dataset)
         question = {
             "identity": list(identity),

@@ -36,6 +36,8 @@ class Look:
 
     grey: Grey
     frame: int | None
+    is_one_of_many: bool = False
+    """A further frame of a cine, whose projections are read every way: it is read as it is, for what stands in it alone."""
 
 
 def looks_of(dataset: Dataset, shape: PixelShape) -> Iterator[Look]:
@@ -63,7 +65,7 @@ def _looks_of_many(dataset: Dataset, shape: PixelShape) -> Iterator[Look]:
         edges.append(_edge_cells(stretched(greys[0])))
         if index in sampled:
             for grey in greys:
-                yield Look(grey, index)
+                yield Look(grey, index, is_one_of_many=index > 0)
     assert darkest is not None and brightest is not None
     if np.array_equal(darkest, brightest):
         return  # all frames are one
@@ -71,7 +73,7 @@ def _looks_of_many(dataset: Dataset, shape: PixelShape) -> Iterator[Look]:
     yield Look(brightest, None)
     extra = frames_with_new_edges(edges, sampled)
     for index, frame in zip(extra, frames_of(dataset, shape, extra), strict=True) if extra else ():
-        yield Look(grey_pictures(frame, dataset, shape)[0], index)
+        yield Look(grey_pictures(frame, dataset, shape)[0], index, is_one_of_many=True)
 
 
 def frames_with_new_edges(edges: Sequence[NDArray[np.uint16]], sampled: Sequence[int]) -> list[int]:
@@ -88,11 +90,13 @@ def frames_with_new_edges(edges: Sequence[NDArray[np.uint16]], sampled: Sequence
     return sorted(chosen)
 
 
-def pictures_of(grey: Grey) -> list[Picture]:
+def pictures_of(grey: Grey, *, is_one_of_many: bool = False) -> list[Picture]:
     """The grey picture as 8-bit pictures for the detector: as it is, by local contrast, and the strips at its top and bottom by gamma.
 
     Over whole frames gamma identified fewer small names than the other two (docs/BURNED_IN_TEXT.md); it is kept where consoles print.
     """
+    if is_one_of_many:
+        return [stretched(grey)]
     strips = gamma_lifted(grey)
     height = max(1, round(grey.shape[0] * _STRIP_SHARE))
     strips[height:-height] = int(np.median(strips))

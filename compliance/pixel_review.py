@@ -1,7 +1,7 @@
 """What people of a hospital decided about pixels that no machine could settle: boxes of one instance, and masks for a device and size.
 
 Invariants
-- A review blanks its boxes and lets other unknown text of that instance stay; text that is the study's own identity is blanked all the same.
+- A review blanks its boxes and lets other unknown text of that instance stay; what is the study's own identity is blanked all the same.
 - A mask is the hospital's own: it fires on its instances alone, beside the known masks.
 - Boxes are places, never text. Every row is written with its audit entry, in one transaction.
 

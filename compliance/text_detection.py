@@ -1,5 +1,6 @@
 """Finding and reading text in a picture, by the models inside the rapidocr wheel: no network, no downloads.
 
+Only the windows where letters could stand (text_windows.py) are read: the network costs a second for a million pixels.
 The picture is read in tiles and enlarged, because the detector's own scaling makes 8-pixel letters of a wide frame disappear.
 Vertical text is read in both directions and the better reading kept.
 """
@@ -7,17 +8,18 @@ Vertical text is read in both directions and the better reading kept.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from compliance.device_masks import Box
+from compliance.text_windows import TILE_PIXELS, tile_starts
+
 Picture = NDArray[np.uint8]
 
-TILE_PIXELS = 352
-"""Small on purpose: a whole ultrasound fan in one tile looks like one great letter and hides the small ones in and beside it."""
-TILE_OVERLAP_PIXELS = 96
 ENLARGEMENT = 1.5
 CLOSE_ENLARGEMENT = 2.5
 """Letters of 8 pixels are below what the detector was trained on. Twice the size finds no more and costs 1.8 times as much."""
@@ -36,8 +38,10 @@ class DetectedText:
 
 
 class TextDetector(Protocol):
-    def read(self, picture: Picture, *, closely: bool = False) -> list[DetectedText]:
+    def read(self, picture: Picture, *, closely: bool = False, windows: Sequence[Box] | None = None) -> list[DetectedText]:
         """Every line of text found in a picture of 8-bit grey values (rows, columns), readable or not (then text is empty).
+
+        Where `windows` (text_windows.py) are given, only they are looked at.
 
         `closely` looks for the smallest letters at several times the cost; for pictures that are level but for some windows.
         """
@@ -76,15 +80,18 @@ class RapidTextDetector:
         self._recognise = engine._load_rec_model()
         self._crop: Any = importlib.import_module("rapidocr.utils.process_img").get_rotate_crop_image
 
-    def read(self, picture: Picture, *, closely: bool = False) -> list[DetectedText]:
+    def read(self, picture: Picture, *, closely: bool = False, windows: Sequence[Box] | None = None) -> list[DetectedText]:
         enlargement = CLOSE_ENLARGEMENT if closely else ENLARGEMENT
         found: list[DetectedText] = []
-        for top in _starts(picture.shape[0]):
-            for left in _starts(picture.shape[1]):
-                tile = picture[top : top + TILE_PIXELS, left : left + TILE_PIXELS]
-                y0, y1, x0, x1 = _content(tile)
-                if y1 > y0:
-                    found.extend(_moved(text, left + x0, top + y0) for text in self._read_tile(tile[y0:y1, x0:x1], enlargement))
+        for x, y, right, bottom in [(0, 0, picture.shape[1], picture.shape[0])] if windows is None else windows:
+            window = picture[y:bottom, x:right]
+            for top in tile_starts(window.shape[0]):
+                for left in tile_starts(window.shape[1]):
+                    tile = window[top : top + TILE_PIXELS, left : left + TILE_PIXELS]
+                    y0, y1, x0, x1 = _content(tile)
+                    if y1 > y0:
+                        place = x + left + x0, y + top + y0
+                        found.extend(_moved(text, *place) for text in self._read_tile(tile[y0:y1, x0:x1], enlargement))
         return found
 
     def _read_tile(self, tile: Picture, enlargement: float) -> list[DetectedText]:
@@ -142,11 +149,3 @@ def _content(tile: Picture) -> tuple[int, int, int, int]:
 
 def _moved(text: DetectedText, x: int, y: int) -> DetectedText:
     return replace(text, x0=text.x0 + x, y0=text.y0 + y, x1=text.x1 + x, y1=text.y1 + y)
-
-
-def _starts(length: int) -> list[int]:
-    """Where tiles begin so that they cover `length` with at least the overlap."""
-    if length <= TILE_PIXELS + TILE_OVERLAP_PIXELS // 2:
-        return [0] if length <= TILE_PIXELS else [0, length - TILE_PIXELS]
-    count = -(-(length - TILE_OVERLAP_PIXELS) // (TILE_PIXELS - TILE_OVERLAP_PIXELS))
-    return [round(i * (length - TILE_PIXELS) / (count - 1)) for i in range(count)]

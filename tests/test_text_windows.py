@@ -1,0 +1,80 @@
+"""No letter is outside of the windows, whatever its size, tone and ground; smooth anatomy and noise are outside of them."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from compliance.text_windows import TILE_PIXELS, glyph_windows, tile_starts
+
+Grey = NDArray[np.float32]
+
+
+def covered(grey: Grey, windows: list[Any]) -> NDArray[np.bool_]:
+    inside = np.zeros(grey.shape, bool)
+    for x0, y0, x1, y1 in windows:
+        inside[y0:y1, x0:x1] = True
+    return inside
+
+
+def written(text: str, size: int, *, ink: float, ground: Grey, at: tuple[int, int]) -> tuple[Grey, NDArray[np.bool_]]:
+    mask = Image.new("L", (ground.shape[1], ground.shape[0]))
+    ImageDraw.Draw(mask).text(at, text, fill=255, font=ImageFont.load_default(size))
+    share = np.asarray(mask).astype(np.float32) / 255
+    return np.asarray(ground * (1 - share) + ink * share, np.float32), share > 0.25
+
+
+def noise(level: float, sigma: float, shape: tuple[int, int] = (480, 640)) -> Grey:
+    return np.asarray(np.random.default_rng(7).normal(level, sigma, shape), np.float32)
+
+
+@pytest.mark.parametrize("size", [8, 10, 14, 20, 40, 70])
+@pytest.mark.parametrize(("ink", "level", "sigma"), [(255, 0, 0), (40, 0, 0), (3, 0, 0), (0, 245, 0), (220, 100, 8), (10, 140, 8)])
+@pytest.mark.parametrize("at", [(3, 2), (301, 237)])
+def test_every_letter_lies_in_a_window(size: int, ink: float, level: float, sigma: float, at: tuple[int, int]) -> None:
+    grey, letters = written("DOE^JANE 1961", size, ink=ink, ground=noise(level, sigma), at=at)
+    assert letters.any() and not (letters & ~covered(grey, glyph_windows(grey))).any()
+
+
+def test_a_page_full_of_small_letters_is_not_its_own_noise() -> None:
+    grey, letters = np.full((480, 640), 245, np.float32), np.zeros((480, 640), bool)
+    for y in range(4, 470, 10):
+        grey, line = written("EXAMINATION OF DOE JANE WITH CONTRAST AND MORE THAT FILLS THE LINE " * 2, 9, ink=0, ground=grey, at=(2, y))
+        letters |= line
+    assert not (letters & ~covered(grey, glyph_windows(grey))).any()
+
+
+@pytest.mark.parametrize("sigma", [2.0, 20.0])
+def test_noise_and_slopes_hold_no_letters(sigma: float) -> None:
+    y, x = np.mgrid[0:480, 0:640].astype(np.float32)
+    smooth = 100 + 80 * np.exp(-(((x - 320) / 200) ** 2)) + 15 * np.sin(y / 20)
+    assert covered(smooth, glyph_windows(np.asarray(smooth + noise(0, sigma), np.float32))).mean() < 0.02
+
+
+def test_what_was_read_before_is_not_read_again_and_what_changed_is() -> None:
+    grey, _ = written("DOE^JANE", 14, ink=255, ground=noise(0, 0), at=(30, 20))
+    assert glyph_windows(grey) and not glyph_windows(grey, [grey])
+    other, letters = written("ANOTHER", 14, ink=255, ground=grey, at=(400, 300))
+    windows = glyph_windows(other, [grey])
+    assert windows and not (letters & ~covered(other, windows)).any()
+    assert not covered(other, windows)[:100].any()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 900), (15, 15), (31, 700), (353, 1100)])
+def test_odd_sizes_are_looked_at_to_their_edges(shape: tuple[int, int]) -> None:
+    grey = np.zeros(shape, np.float32)
+    grey[-1, -1] = grey[shape[0] // 2, shape[1] // 2] = 200
+    for x0, y0, x1, y1 in glyph_windows(grey):
+        assert 0 <= x0 < x1 <= shape[1] and 0 <= y0 < y1 <= shape[0] and max(x1 - x0, y1 - y0) <= TILE_PIXELS
+
+
+@pytest.mark.parametrize("length", [1, 352, 353, 399, 401, 1400, 2048])
+def test_tiles_cover_the_length(length: int) -> None:
+    starts = tile_starts(length)
+    assert starts[0] == 0 and starts[-1] + TILE_PIXELS >= length
+    assert all(after - before <= TILE_PIXELS for before, after in pairwise(starts))
