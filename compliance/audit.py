@@ -21,12 +21,11 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import JSON, BigInteger, Column, LargeBinary
-from sqlalchemy.exc import DBAPIError
 from sqlmodel import Field, Session, SQLModel, col, select
 
-from compliance.database import Database, UtcDateTime, is_unique_violation
+from compliance.database import Database, UtcDateTime
 from crypto.canonical import canonical_json
-from crypto.errors import IntegrityFailure
+from crypto.errors import IntegrityFailure, TemporarilyUnable
 from crypto.merkle import CompactRange, leaf_hash
 
 _HEAD_PK = 1
@@ -221,9 +220,11 @@ def ensure_head(database: Database) -> None:
         with database.transaction() as session:
             if session.get(AuditHead, _HEAD_PK) is None:
                 session.add(AuditHead(head_pk=_HEAD_PK, size=0, frontier=[]))
-    except DBAPIError as error:
-        if not is_unique_violation(error):
-            raise
+    except TemporarilyUnable:
+        # Another process made it first, or the database is away.
+        with database.reading() as session:
+            if session.get(AuditHead, _HEAD_PK) is None:
+                raise
 
 
 def leaf_bytes(entry: AuditEntry) -> bytes:

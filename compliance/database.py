@@ -18,7 +18,8 @@ from typing import Any
 
 from sqlalchemy import DateTime, Engine, create_engine, event
 from sqlalchemy.engine import Connection, Dialect
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.types import TypeDecorator
 from sqlmodel import Session, SQLModel
 
@@ -70,16 +71,22 @@ class Database:
     def transaction(self) -> Iterator[Session]:
         """A session that commits on leaving, or rolls back on any exception.
 
-        Raises: TemporarilyUnable when the database cannot be written now (locked, full, away).
+        Raises: TemporarilyUnable when the database cannot be written now (locked, full, away, too busy), and when somebody else wrote the
+        same row first: asked again, it is found there.
         """
         with Session(self.engine, expire_on_commit=False) as session:
             try:
                 session.connection(execution_options={_WRITES: True})
                 yield session
                 session.commit()
-            except OperationalError as error:
+            except (OperationalError, PoolTimeoutError) as error:
                 session.rollback()
                 raise TemporarilyUnable("the database cannot be written now") from error
+            except IntegrityError as error:
+                session.rollback()
+                if not is_unique_violation(error):
+                    raise
+                raise TemporarilyUnable("somebody else wrote the same row") from error
             except BaseException:
                 session.rollback()
                 raise
@@ -93,7 +100,7 @@ class Database:
         with Session(self.engine, expire_on_commit=False) as session:
             try:
                 yield session
-            except OperationalError as error:
+            except (OperationalError, PoolTimeoutError) as error:
                 raise TemporarilyUnable("the database cannot be read now") from error
             finally:
                 # A rollback expires what was loaded; detached first, rows keep what was read.

@@ -15,11 +15,11 @@ from typing import Any
 
 import structlog
 from sqlalchemy import insert
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import Session, col, select
 
 from compliance import audit
-from compliance.database import Database, is_unique_violation
+from compliance.database import Database
 from compliance.quarantine import hold
 from crypto.errors import IntegrityFailure, NotFound, ReadgateError, TemporarilyUnable
 from crypto.spool import FramePosition, Spool
@@ -181,15 +181,6 @@ def index_frames(database: Database, frames: Sequence[SpooledFrame]) -> None:
 
     Raises: TemporarilyUnable, also when another process wrote the same row meanwhile: asked again, it is found there.
     """
-    try:
-        _index_frames(database, frames)
-    except IntegrityError as error:
-        if not is_unique_violation(error):
-            raise
-        raise TemporarilyUnable("another process wrote the same row") from None
-
-
-def _index_frames(database: Database, frames: Sequence[SpooledFrame]) -> None:
     # A handful of statements for a batch, whatever its size and whatever is stored: every one of them finds its rows by an index.
     with database.transaction() as session:
         standing = _standing_positions(session, frames)
