@@ -19,7 +19,7 @@ from compliance.credential import (
     Employer,
     Evidence,
     Reader,
-    newest_consent,
+    standing_consents,
     standing_credentials,
     standing_evidence,
 )
@@ -111,7 +111,7 @@ def gather_storage_facts(
     sources: dict[str, str] = {"storage": "setting vault.country", "evidence": f"evidence of {hospital.hospital_id}"}
     statement = newest_statement(session, hospital.hospital_id, patient_pseudonym, "is_us_person")
     is_us_person = statement.is_us_person if statement is not None else country_of(hospital.jurisdiction) == "US"
-    consent = newest_consent(session, hospital.hospital_id, patient_pseudonym)
+    consents = [_plain_consent(row) for row in standing_consents(session, hospital.hospital_id, patient_pseudonym)]
     return {
         "at": instant(at),
         "action": "STORE",
@@ -121,7 +121,7 @@ def gather_storage_facts(
         "patient": {"jurisdiction": hospital.jurisdiction, "us_person": is_us_person, "can_consent": True},
         "payer": {"kind": payer_kind or hospital.payer_kind},
         "storage": {"country": country},
-        "consent": _no_consent(hospital) if consent is None else _plain_consent(consent),
+        "consent": min(consents, key=_severity) if consents else _no_consent(hospital),
         "evidence": [evidence_facts(row) for row in rows],
         "counters": {},
         "break_glass": None,
@@ -248,11 +248,26 @@ def _consent(
     at: datetime,
     sources: dict[str, str],
 ) -> dict[str, Any]:
-    row = newest_consent(session, hospital.hospital_id, study.patient_pseudonym)
-    if row is None:
+    """Of the kinds on file the one that weighs heaviest: what the patient refused is not outweighed by what they gave."""
+    rows = standing_consents(session, hospital.hospital_id, study.patient_pseudonym)
+    if not rows:
         sources["consent"] = f"hospital/{hospital.hospital_id}, {_NEVER} of the patient's own"
         return _no_consent(hospital)
+    # Of equals the first, which was recorded last.
+    row, consent = min(
+        ((row, _consent_by(session, row, employer, study, reader, purpose, at)) for row in rows), key=lambda pair: _severity(pair[1])
+    )
     sources["consent"] = f"consent/{row.consent_pk}@{instant(row.recorded_at)}"
+    return consent
+
+
+def _severity(consent: dict[str, Any]) -> int:
+    return {"WITHDRAWN": 0, "REFUSED": 0, "ACTIVE": 1}.get(consent["status"], 2)
+
+
+def _consent_by(
+    session: Session, row: Consent, employer: Employer, study: Study, reader: Reader, purpose: str, at: datetime
+) -> dict[str, Any]:
     if row.terms is None or row.status != "ACTIVE":
         return _plain_consent(row)
     uids = session.exec(select(Instance.sop_class_uid).where(Instance.study_pk == study.study_pk).distinct()).all()

@@ -1,0 +1,322 @@
+"""What an ALLOW asks in return is kept: places of storage and keys, whole files, counts; where it cannot be, nothing is shown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from sqlmodel import Session, select
+
+from compliance.credential import Credential, Employer, Evidence, Reader
+from compliance.decision import replay
+from compliance.decision_log import DecisionRow
+from compliance.hospital import Hospital
+from compliance.lawbook import load_law
+from compliance.obligation import unmet_obligation
+from compliance.order import payer_of
+from compliance.patient_status import state_patient
+from compliance.principal import LoginSession, RegisteredNetwork
+from compliance.quarantine import QuarantineItem
+from compliance.study import Instance, Series, Study, instances_of_study
+from gateway import worklist_page
+from gateway.register_effects import take_effect
+from tests.builders import make_ct_study
+from tests.gateway_site import PAGE, GatewaySite, gateway_site
+from tests.reading_rows import ReadingRows
+from worklist.unclaimed import why_unclaimed
+from worklist.workitem import ProcedureStep, require_step
+
+LAW = load_law()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[GatewaySite]:
+    with gateway_site(tmp_path / "data") as made:
+        yield made
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Iterator[GatewaySite]:
+    with gateway_site(tmp_path / "data", has_study=False) as made:
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("obligation", "storage", "keys", "is_kept"),
+    [
+        ("KEYS_IN(EU)", "US", "DE", True),
+        ("KEYS_IN(EU)", "DE", "US", False),
+        ("COPY_IN(AE)", "AE", "AE", True),
+        ("COPY_IN(AE)", "DE", "AE", False),
+        ("STORE_REGION(US|CA)", "CA", "CA", True),
+        ("STORE_REGION(US|CA)", "PR", "PR", True),
+        ("STORE_REGION(US|CA)", "DE", "DE", False),
+        ("VIEW_ONLY", "DE", "DE", True),
+        ("COUNT(us_persons)", "DE", "DE", True),
+        ("DEFACE", "DE", "DE", False),
+        ("PAINT_IT_BLACK", "DE", "DE", False),
+    ],
+)
+def test_place_is_kept_or_named(site: GatewaySite, obligation: str, storage: str, keys: str, is_kept: bool) -> None:
+    unmet = unmet_obligation([obligation, "WATERMARK"], LAW, storage_country=storage, keys_country=keys, at=site.clock.at)
+    assert unmet == (None if is_kept else f"OBLIGATION_UNMET:{obligation}")
+
+
+# --- a reader outside the Union, under standard clauses: VIEW_ONLY, KEYS_IN(EU), WATERMARK ----------------------------------------
+
+
+def move_to_india(site: GatewaySite) -> None:
+    """r1 reads from India with everything the law asks for on file."""
+    now = site.clock.at
+
+    def paper(name: str, kind: str) -> Evidence:
+        return Evidence(
+            evidence_id=name,
+            evidence_type=kind,
+            parties=["h1", "e1"],
+            issued_at=now - timedelta(days=10),
+            expires_at=now + timedelta(days=300),
+            verified_by="po",
+            recorded_at=now,
+        )
+
+    with site.app.database.transaction() as session:
+        reader, employer = session.get(Reader, "r1"), session.get(Employer, "e1")
+        assert reader is not None and employer is not None
+        reader.establishment = reader.residence = employer.country = "IN"
+        session.add_all([reader, employer, paper("scc", "SCC_M2"), paper("tia", "TIA")])
+        for network in session.exec(select(RegisteredNetwork).where(RegisteredNetwork.principal_id == "r1")).all():
+            network.country = "IN"
+            session.add(network)
+        for licence in session.exec(select(Credential).where(Credential.reader_id == "r1", Credential.kind == "LICENCE")).all():
+            licence.claim = {"jurisdiction": "IN"}
+            session.add(licence)
+    site.client("r1")
+    with site.app.database.transaction() as session:
+        for login in session.exec(select(LoginSession).where(LoginSession.principal_id == "r1")).all():
+            login.declared_country = login.ip_country = "IN"
+            session.add(login)
+    take_effect(site.app)
+
+
+def one_instance(site: GatewaySite) -> tuple[str, Instance]:
+    study = site.study
+    assert study.study_pk is not None
+    with site.app.database.reading() as session:
+        instance = instances_of_study(session, study.study_pk)[0]
+        series = session.get(Series, instance.series_pk)
+    assert series is not None
+    base = f"/dicom-web/studies/{study.study_instance_uid}/series/{series.series_instance_uid}/instances/{instance.sop_instance_uid}"
+    return base, instance
+
+
+def test_view_only_hands_out_frames_and_no_whole_image(site: GatewaySite) -> None:
+    move_to_india(site)
+    step_uid = site.claim("r1")
+    page = site.client("r1").get(f"/read/{step_uid}", headers=PAGE).text
+    assert 'class="watermark"' in page and "Inés Valverde" in page
+    base, _ = one_instance(site)
+    client = site.client("r1")
+    frame = client.get(f"{base}/frames/1")
+    assert frame.status_code == 200 and frame.headers["cache-control"] == "no-store"
+    assert client.get(base).status_code == 403
+    assert client.get(f"{base}/bulkdata/7FE00010").status_code == 403
+    assert client.get(f"{base}/bulkdata/00080060").headers["cache-control"] == "no-store"
+
+
+def test_without_the_obligation_the_whole_instance_is_there(site: GatewaySite) -> None:
+    site.client("r1").get(f"/read/{site.claim('r1')}", headers=PAGE)
+    base, _ = one_instance(site)
+    answer = site.client("r1").get(base)
+    assert answer.status_code == 200 and answer.headers["cache-control"] == "no-store"
+
+
+def test_keys_outside_the_region_show_nothing(site: GatewaySite) -> None:
+    move_to_india(site)
+    with site.app.database.transaction() as session:
+        study = session.get(Study, site.study.study_pk)
+        assert study is not None and study.storage_country == "DE" and study.keys_country == "DE"
+        study.keys_country = "US"
+        session.add(study)
+    assert site.post("r1", f"/worklist/{site.step_uid}/claim").headers["location"] == "/worklist"
+
+
+# --- STORE ------------------------------------------------------------------------------------------------------------------------
+
+
+def received(site: GatewaySite, hospital_id: str = "h1", **order: str) -> str:
+    return site.process(site.receive(make_ct_study(instances=1), hospital_id, order={"indication": "Cough.", **order}))
+
+
+def held_reason(site: GatewaySite) -> tuple[str, str]:
+    with site.app.database.reading() as session:
+        (item,) = session.exec(select(QuarantineItem)).all()
+    return item.reason_code, item.detail
+
+
+def test_vault_elsewhere_than_agreed_holds_the_study(empty: GatewaySite) -> None:
+    empty.app.settings.vault.country = "FR"
+    assert received(empty) == ""
+    assert held_reason(empty)[0] == "STORE_DENIED" and "STORAGE_ELSEWHERE:FR" in held_reason(empty)[1]
+
+
+def test_law_decides_the_place_and_the_decision_is_on_record(empty: GatewaySite) -> None:
+    empty.app.settings.vault.country = "CN"
+    with empty.app.database.transaction() as session:
+        hospital = session.get(Hospital, "h1")
+        assert hospital is not None
+        hospital.storage_country = "CN"
+        session.add(hospital)
+    assert received(empty) == ""
+    assert "NO_STORAGE_MECHANISM:EU:CN" in held_reason(empty)[1]
+    with empty.app.database.reading() as session:
+        (row,) = session.exec(select(DecisionRow).where(DecisionRow.action == "STORE")).all()
+    assert (row.outcome, row.reader_id) == ("DENY", "")
+
+
+def test_where_it_was_written_is_on_the_study(empty: GatewaySite) -> None:
+    empty.app.settings.vault.country, empty.app.settings.vault.keys_country = "DE", "AT"
+    assert received(empty)
+    assert (empty.study.storage_country, empty.study.keys_country) == ("DE", "AT")
+
+
+def test_us_study_waits_for_its_agreement(empty: GatewaySite) -> None:
+    with empty.app.database.transaction() as session:
+        evidence = session.get(Evidence, "baa-1")
+        assert evidence is not None
+        evidence.withdrawn_at = empty.clock.at
+        session.add(evidence)
+    assert received(empty, "h2") == ""
+    assert held_reason(empty)[0] == "STORE_DENIED" and "EVIDENCE_MISSING:BAA" in held_reason(empty)[1]
+
+
+# --- facts ------------------------------------------------------------------------------------------------------------------------
+
+
+def stored_decisions(site: GatewaySite) -> list[dict[str, Any]]:
+    with site.app.database.reading() as session:
+        return [json.loads(row.document) for row in session.exec(select(DecisionRow)).all()]
+
+
+def test_payer_of_the_order_reaches_the_facts(empty: GatewaySite) -> None:
+    assert received(empty, "h2", payer_kind="MEDICARE")
+    payers = {document["facts"]["payer"]["kind"] for document in stored_decisions(empty)}
+    assert payers == {"MEDICARE"}
+    assert payer_of({"payer_kind": "the king"}) is None and payer_of({}) is None
+
+
+def test_statement_about_the_patient_reaches_the_facts_with_its_source(site: GatewaySite) -> None:
+    with site.app.database.transaction() as session:
+        row = state_patient(
+            session,
+            hospital_id="h1",
+            patient_pseudonym=site.study.patient_pseudonym,
+            is_us_person=True,
+            actor="h1",
+            now=site.clock.at,
+        )
+    site.claim("r1")
+    newest = [document for document in stored_decisions(site) if document["facts"]["action"] == "VIEW"][-1]
+    assert newest["facts"]["patient"]["us_person"] is True
+    assert newest["facts"]["sources"]["patient.us_person"].startswith(f"patient_status/{row.status_pk}@")
+    assert newest["facts"]["counters"] == {"us_persons_12_months": 0, "sensitive_persons_this_year": 0}
+
+
+def test_every_fact_has_a_source(site: GatewaySite) -> None:
+    site.claim("r1")
+    for document in stored_decisions(site):
+        facts, sources = document["facts"], document["facts"]["sources"]
+        for name in set(facts) - {"at", "action", "purpose", "sources", "break_glass"}:
+            assert name in sources or not facts[name], (name, facts["action"])
+        for credential in facts.get("reader", {}).get("credentials", []):
+            assert credential["id"].startswith("credential/")
+
+
+def test_every_stored_decision_comes_out_byte_for_byte(site: GatewaySite) -> None:
+    """A whole read, an emergency's worth of refusals and a study's storage: 0 differences."""
+    step_uid = site.claim("r1")
+    site.client("r1").get(f"/read/{step_uid}", headers=PAGE)
+    site.write(step_uid)
+    site.sign(step_uid)
+    received(site, "h2")
+    with site.app.database.reading() as session:
+        rows = session.exec(select(DecisionRow)).all()
+    assert {row.action for row in rows} == {"STORE", "ROUTE", "VIEW", "SIGN_FINAL"} and len(rows) >= 12
+    differences = [row.digest for row in rows if replay(json.loads(row.document), site.app.law) != row.document.encode()]
+    assert differences == []
+
+
+def test_replay_command_takes_an_exported_decision(site: GatewaySite, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from gateway.cli import app as command
+
+    with site.app.database.reading() as session:
+        documents = [row.document for row in session.exec(select(DecisionRow)).all()]
+    path = tmp_path / "decisions.jsonl"
+    path.write_text("\n".join(documents) + "\n")
+    done = CliRunner().invoke(command, ["replay", str(path)])
+    assert done.exit_code == 0, done.output
+
+
+# --- at one glance, and no more than is shown -------------------------------------------------------------------------------------
+
+
+def test_why_nobody_claims_counts_what_stops_each_reader(site: GatewaySite) -> None:
+    study_pk = site.study.study_pk
+    assert study_pk is not None
+    with site.app.database.reading() as session:
+        waiting = why_unclaimed(session, study_pk, now=site.clock.at)
+    assert waiting is not None and (waiting.eligible, waiting.ready) == (1, 0)
+    assert waiting.held_up == {"NOT_LOGGED_IN": 1}
+    assert waiting.refused["CRED_LICENCE_EXPIRED:ES"] == 1 and waiting.refused["CRED_COVER_MISSING:DE"] == 1
+    site.client("r1")
+    with site.app.database.reading() as session:
+        waiting = why_unclaimed(session, study_pk, now=site.clock.at)
+    assert waiting is not None and waiting.ready == 1 and "1 of 1" in waiting.headline
+    site.claim("r1")
+    with site.app.database.reading() as session:
+        assert why_unclaimed(session, study_pk, now=site.clock.at) is None
+
+
+def _many_steps(session: Session, site: GatewaySite, count: int) -> None:
+    """More studies like the site's, waiting for r1: rows alone."""
+    like, step = site.study, require_step(session, site.step_uid)
+    columns = like.model_dump(exclude={"study_pk", "study_instance_uid", "study_key_id"})
+    studies = [Study(**columns, study_instance_uid=f"2.25.9{number}", study_key_id=f"key-{number}") for number in range(count)]
+    session.add_all(studies)
+    session.flush()
+    fields = step.model_dump(exclude={"procedure_step_uid", "study_pk"})
+    session.add_all(
+        ProcedureStep(**fields, procedure_step_uid=f"2.25.8{number}", study_pk=study.study_pk or 0) for number, study in enumerate(studies)
+    )
+
+
+def test_worklist_of_ten_thousand_studies_decides_one_page(site: GatewaySite) -> None:
+    with site.app.database.transaction() as session:
+        _many_steps(session, site, 10_000)
+    site.client("r1")
+    with patch.object(worklist_page, "decide", wraps=worklist_page.decide) as decide:
+        page = site.client("r1").get("/worklist", headers=PAGE)
+    assert page.status_code == 200 and "10001" in page.text
+    assert decide.call_count == worklist_page.ROWS_PER_PAGE
+
+
+def test_decisions_of_rows_without_keys_replay_too(tmp_path: Path) -> None:
+    from compliance.database import Database
+    from gateway.schema import migrate
+
+    database = Database(f"sqlite:///{tmp_path / 'rows.sqlite3'}")
+    migrate(database)
+    rows = ReadingRows(database)
+    rows.add_site("r1")
+    rows.claim(rows.routed())
+    with database.reading() as session:
+        documents = [row.document for row in session.exec(select(DecisionRow)).all()]
+    assert documents and all(replay(json.loads(document), rows.law) == document.encode() for document in documents)
+    database.close()
