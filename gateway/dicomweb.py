@@ -18,7 +18,7 @@ from sqlmodel import Session, select
 
 from compliance.dataset_bytes import elements, encoding_of
 from compliance.study import Instance, Series, Study, instances_of_study, open_study_key, series_of, study_by_pk
-from crypto.errors import NotAllowed, NotFound
+from crypto.errors import BadInput, NotAllowed, NotFound
 from crypto.vault import SealedObject
 from gateway.application import Application
 from gateway.login import Visitor
@@ -29,8 +29,8 @@ from worklist.workitem import held_steps
 EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 _UNCOMPRESSED = {"1.2.840.10008.1.2", EXPLICIT_VR_LITTLE_ENDIAN}
 FRAMES_MAX = 500
-#: Float, Double Float and Pixel Data (PS3.3 C.7.6.3): the whole image in one piece.
-_PIXEL_DATA = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
+#: No answer to a request for frames grows beyond this, whatever was asked for.
+ANSWER_BYTES_MAX = 512 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -150,11 +150,15 @@ def retrieve_frames(
     sop_instance_uid: str,
     frame_numbers: Sequence[int],
 ) -> Multipart:
-    """WADO-RS frames (10.4.1.1.6), numbered from 1, as stored. Raises: NotFound."""
+    """WADO-RS frames (10.4.1.1.6), numbered from 1, as stored. Raises: NotFound; BadInput where a frame is asked for twice, or too much."""
     study, instance = _granted_instance(app, visitor, study_instance_uid, series_instance_uid, sop_instance_uid)
     table = instance.frame_table
     if not frame_numbers or len(frame_numbers) > FRAMES_MAX or not all(1 <= number <= len(table) for number in frame_numbers):
         raise NotFound("no such frame")
+    if len(set(frame_numbers)) < len(frame_numbers):
+        raise BadInput("each frame once (PS3.18 10.4.1.1.6)")
+    if sum(table[number - 1][1] for number in frame_numbers) > ANSWER_BYTES_MAX:
+        raise BadInput("more than one answer holds; ask for fewer frames at a time")
     study_key, sealed = open_study_key(app.keys, study), _sealed(instance)
     frames = [app.vault.open_range(study_key, sealed, *table[number - 1]) for number in frame_numbers]
     syntax = EXPLICIT_VR_LITTLE_ENDIAN if instance.transfer_syntax_uid in _UNCOMPRESSED else instance.transfer_syntax_uid
@@ -179,10 +183,9 @@ def retrieve_bulk_data(
 ) -> bytes:
     """The value of one top-level element as it is stored (10.4.1.1.5).
 
-    Raises: NotFound; NotAllowed for pixel data under VIEW_ONLY or NO_PERSIST: whoever looks takes frames.
+    Raises: NotFound; NotAllowed under VIEW_ONLY or NO_PERSIST: element by element makes a whole file, and whoever looks takes frames.
     """
-    if tag in _PIXEL_DATA:
-        _require_copy_allowed(app, visitor, study_instance_uid)
+    _require_copy_allowed(app, visitor, study_instance_uid)
     study, instance = _granted_instance(app, visitor, study_instance_uid, series_instance_uid, sop_instance_uid)
     value = element_value(app.vault.open(open_study_key(app.keys, study), _sealed(instance)), instance.transfer_syntax_uid, tag)
     if value is None:
