@@ -60,16 +60,20 @@ def _compare(work: Work, instances: Sequence[tuple[str, bytes]], associations: i
     peers = [each for each in arguments.peers.split(",") if _program(each) is not None]
     rates: dict[str, list[float]] = {each: [] for each in (*peers, "limit")}
     p99: list[float] = []
+    cpu: list[float] = []
     for round_number in range(arguments.rounds):
         order = peers[round_number % len(peers) :] + peers[: round_number % len(peers)]
         for peer in order:
-            with _store(arguments.directory) as directory, _server(peer, directory, arguments.receivers) as address:
+            with _store(arguments.directory) as directory, _server(peer, directory, arguments.receivers) as (address, processes):
                 _settle()
+                before = _cpu_seconds(processes)
                 outcome = run_load(address, work, instances, associations)
+                used = _cpu_seconds(processes) - before
             if outcome.refused:
                 raise SystemExit(f"{peer} refused {outcome.refused} of {outcome.instances} instances")
             rates[peer].append(outcome.instances_per_second)
             if peer == "readgate":
+                cpu.append(used / work.count)
                 p99.append(outcome.response_seconds[int(len(outcome.response_seconds) * 0.99)])
         with _store(arguments.directory) as directory:
             _settle()
@@ -81,18 +85,19 @@ def _compare(work: Work, instances: Sequence[tuple[str, bytes]], associations: i
         "associations": associations,
         "per_second": medians,
         "p99_ms": round(1e3 * statistics.median(p99), 1),
+        "cpu_us": round(1e6 * statistics.median(cpu)),
     }
 
 
 def _table(rows: Sequence[dict[str, object]]) -> str:
     """The medians as Markdown, for bench/README.md."""
     names = [name for name in ("storescp", "orthanc", "pynetdicom", "limit") if any(name in _rates(row) for row in rows)]
-    lines = ["| work | associations | readgate/s | " + " | ".join(f"against {name}" for name in names) + " | p99 ms |"]
-    lines.append("|---" * (len(names) + 4) + "|")
+    lines = ["| work | associations | readgate/s | " + " | ".join(f"against {name}" for name in names) + " | p99 ms | CPU us |"]
+    lines.append("|---" * (len(names) + 5) + "|")
     for row in rows:
         rates = _rates(row)
         against = " | ".join(f"{rates['readgate'] / rates[name]:.2f}x of {rates[name]:.0f}/s" if name in rates else "" for name in names)
-        lines.append(f"| {row['work']} | {row['associations']} | {rates['readgate']:.0f} | {against} | {row['p99_ms']} |")
+        lines.append(f"| {row['work']} | {row['associations']} | {rates['readgate']:.0f} | {against} | {row['p99_ms']} | {row['cpu_us']} |")
     return "\n".join(lines)
 
 
@@ -106,7 +111,11 @@ def _line(row: dict[str, object]) -> str:
     rates = _rates(row)
     ours = rates["readgate"]
     parts = [f"{name} {rate:9.1f}/s" + ("" if name == "readgate" else f" ({ours / rate:5.2f}x)") for name, rate in rates.items()]
-    return f"{row['work']:<24} x{row['instances']:<5} {row['associations']:>2} assoc  " + "  ".join(parts) + f"  p99 {row['p99_ms']} ms"
+    return (
+        f"{row['work']:<24} x{row['instances']:<5} {row['associations']:>2} assoc  "
+        + "  ".join(parts)
+        + f"  p99 {row['p99_ms']} ms  cpu {row['cpu_us']} us"
+    )
 
 
 @contextmanager
@@ -119,7 +128,7 @@ def _store(parent: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _server(peer: str, directory: Path, receivers: int) -> Iterator[tuple[str, int]]:
+def _server(peer: str, directory: Path, receivers: int) -> Iterator[tuple[tuple[str, int], list[subprocess.Popen[bytes]]]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
@@ -128,12 +137,21 @@ def _server(peer: str, directory: Path, receivers: int) -> Iterator[tuple[str, i
     processes = [_start(peer, port, directory) for _ in range(receivers if peer == "readgate" else 1)]
     try:
         _wait_for(port, processes[0])
-        yield "127.0.0.1", port
+        yield ("127.0.0.1", port), processes
     finally:
         for process in processes:
             process.send_signal(signal.SIGTERM)
         for process in processes:
             process.wait(30)
+
+
+def _cpu_seconds(processes: Sequence[subprocess.Popen[bytes]]) -> float:
+    """Of ours, user and system, index and worker threads included. It hardly depends on how busy the machine is otherwise."""
+    ticks = 0
+    for process in processes:
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _start(peer: str, port: int, directory: Path) -> subprocess.Popen[bytes]:

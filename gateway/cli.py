@@ -13,6 +13,7 @@ from gateway import (
     commands_people,
     commands_run,
     commands_site,
+    commands_upload,
     deidentify_command,
     law_commands,
 )
@@ -33,6 +34,7 @@ for _commands in (
     commands_people,
     commands_evidence,
     commands_intake,
+    commands_upload,
     commands_keys,
     deidentify_command,
     law_commands,

@@ -20,8 +20,9 @@ from sqlmodel import Session, col, select
 
 from compliance import audit
 from compliance.database import Database
+from compliance.hospital import dicom_peer
 from crypto.canonical import canonical_json
-from crypto.errors import PermanentPeerFailure, TemporarilyUnable
+from crypto.errors import NotFound, PermanentPeerFailure, TemporarilyUnable
 from crypto.keys import KeyStore
 from crypto.sealed_box import open_small, seal_small
 from gateway.application import Application
@@ -76,6 +77,36 @@ def queue_commitment(
                 next_attempt_at=now,
                 created_at=now,
             )
+        )
+
+
+def set_peer_address(database: Database, calling_ae_title: str, host: str, port: int, *, is_tls: bool, actor: str, now: datetime) -> None:
+    """The sender is called there from now on; what waits for it is tried at the next look. Raises: NotFound (no such sender)."""
+    with database.transaction() as session:
+        peer = dicom_peer(session, calling_ae_title)
+        if peer is None:
+            raise NotFound("no sender of this AE title is enrolled")
+        row = session.get(PeerAddress, calling_ae_title) or PeerAddress(calling_ae_title=calling_ae_title, host=host, port=port)
+        row.host, row.port, row.is_tls = host, port, is_tls
+        session.add(row)
+        waiting = select(CommitmentReport).where(
+            CommitmentReport.calling_ae_title == calling_ae_title, CommitmentReport.state == ReportState.WAITING
+        )
+        for report in session.exec(waiting.with_for_update()).all():
+            report.next_attempt_at = now
+            session.add(report)
+        audit.append(
+            session,
+            audit.AuditEvent(
+                event_id=audit.EventId.SECURITY_ALERT,
+                event_type=audit.EventType.NETWORK_CONFIGURATION,
+                action=audit.Action.UPDATE,
+                actor=actor,
+                hospital_id=peer.hospital_id,
+                network_address=host,
+                detail={"calling": calling_ae_title, "tls": is_tls},
+            ),
+            at=now,
         )
 
 

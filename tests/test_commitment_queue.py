@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from sqlmodel import select
 
-from crypto.errors import PermanentPeerFailure, TemporarilyUnable
-from gateway.commitment_queue import CommitmentAnswer, ReportState, deliver_commitments
+from crypto.errors import NotFound, PermanentPeerFailure, TemporarilyUnable
+from gateway.commitment_queue import CommitmentAnswer, ReportState, deliver_commitments, set_peer_address
 from gateway.intake_port import CommitmentResult, FailedReference, InstanceReference
 from gateway.intake_rows import CommitmentReport, PeerAddress
 from tests.intake_site import IntakeSite, intake_site
@@ -35,8 +35,7 @@ def rows(site: IntakeSite) -> list[CommitmentReport]:
 
 
 def give_address(site: IntakeSite) -> None:
-    with site.database.transaction() as session:
-        session.add(PeerAddress(calling_ae_title="H1_PACS", host="127.0.0.1", port=104))
+    set_peer_address(site.database, "H1_PACS", "127.0.0.1", 104, is_tls=False, actor="op", now=site.now())
 
 
 def deliver(site: IntakeSite, peer: Peer) -> int:
@@ -53,7 +52,6 @@ def test_unconfirmed_result_is_kept_sealed_and_brought_once(tmp_path: Path) -> N
         assert deliver(site, peer) == 0
         assert [row.state for row in rows(site)] == [ReportState.WAITING]
         give_address(site)
-        site.forward(31)
         assert deliver(site, peer) == 1
         assert peer.answers == [("H1_PACS", "127.0.0.1", CommitmentAnswer("2.25.777", RESULT))]
         site.forward(86400)
@@ -96,3 +94,8 @@ def test_worker_that_dies_after_calling_calls_again(tmp_path: Path) -> None:
         assert deliver(site, peer) == 0
         site.forward(30)
         assert deliver(site, peer) == 1
+
+
+def test_address_of_nobody_is_refused(tmp_path: Path) -> None:
+    with intake_site(tmp_path) as site, pytest.raises(NotFound):
+        set_peer_address(site.database, "NOBODY", "127.0.0.1", 104, is_tls=False, actor="op", now=site.now())
