@@ -7,6 +7,7 @@ prints each with its evidence, and exits 0 only if everything holds.
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import threading
 from dataclasses import asdict
@@ -25,6 +26,7 @@ from gateway.demo_hospital import DemoHospital
 from gateway.demo_play import READ_STUDY, Play, Player, wait_until_processed
 from gateway.demo_sender import SentStudy, send_sample
 from gateway.demo_site import DemoLogin, HospitalPorts, populate
+from gateway.logs import configure_logs
 from gateway.samples import Expectation, SampleStudy, make_head_ct, make_order, sample_studies
 from gateway.samples.people import KAETHE_GRUENWALD
 from gateway.server import Server
@@ -36,6 +38,7 @@ HOSPITALS = ("h1", "h2")
 
 def demo_command(data: Path, *, once: bool, as_json: bool, http_port: int, dicom_port: int, dicom_tls_port: int) -> int:
     """The exit code. Raises: BadInput."""
+    configure_logs(as_json=False, level=logging.WARNING)
     console = _console(stderr=True)
     demo = Demo(data, http_port=http_port, dicom_port=dicom_port, dicom_tls_port=dicom_tls_port)
     console.print(f"Starting on {data}: SQLite, local vault, file key store, own certificate authority; nothing leaves this machine.")
