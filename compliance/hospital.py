@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -68,6 +69,23 @@ class ReportTarget(SQLModel, table=True):
     ae_title: str | None = None
     is_tls: bool = False
     settings: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+
+
+#: Key of `ReportTarget.settings`: true where the operator answers for a tunnel or a protected network.
+PLAINTEXT_ALLOWED = "allow_plaintext_beyond_loopback"
+
+
+def may_leave_in_plaintext(target: ReportTarget) -> bool:
+    """Whether a report, which names the patient, may go to this target without TLS."""
+    return is_loopback(target.host) or target.settings.get(PLAINTEXT_ALLOWED) is True
+
+
+def is_loopback(host: str) -> bool:
+    """Of names, "localhost" alone: what another one leads to can change after it was asked."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def require_hospital(session: Session, hospital_id: str) -> Hospital:

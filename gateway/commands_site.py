@@ -141,11 +141,17 @@ def target_command(
     port: Annotated[int, typer.Option("--port", min=1, max=65535)],
     data: DataOption = DEFAULT_DATA,
     ae_title: Annotated[str | None, typer.Option("--ae-title", help="Called AE title, for DICOM.")] = None,
-    tls: Annotated[bool, typer.Option("--tls")] = False,
+    tls: Annotated[bool, typer.Option("--tls", help="Mutual TLS; beyond loopback nothing else is taken.")] = False,
+    plaintext: Annotated[
+        bool,
+        typer.Option(
+            "--allow-plaintext-beyond-loopback", help="Send reports, which name the patient, without TLS: a tunnel protects them."
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Register where the hospital's signed reports go, from the next one on."""
-    from compliance.hospital import ReportTarget, TargetKind, require_hospital
+    from compliance.hospital import PLAINTEXT_ALLOWED, ReportTarget, TargetKind, require_hospital
     from crypto.errors import BadInput
     from gateway.enrolment import add_target
 
@@ -157,6 +163,7 @@ def target_command(
         with app.database.reading() as session:
             require_hospital(session, hospital)
         target = ReportTarget(hospital_id=hospital, kind=kind, host=host, port=port, ae_title=ae_title, is_tls=tls)
+        target.settings = {PLAINTEXT_ALLOWED: True} if plaintext else {}
         target_pk = add_target(app, actor(), target)
     if as_json:
         print_json({"target_pk": target_pk})

@@ -7,7 +7,7 @@ import ssl
 from collections.abc import Callable
 from typing import Any
 
-from compliance.hospital import ReportTarget
+from compliance.hospital import ReportTarget, may_leave_in_plaintext
 from crypto.errors import PermanentPeerFailure, RefusedContent, TemporarilyUnable
 from gateway.application import Application
 from gateway.dicom_tls import TlsMaterial, client_context
@@ -22,11 +22,19 @@ _ANSWER_BYTES_MAX = 64 * 1024
 
 
 class NetworkSenders:
-    """Over plain TCP to loopback or a protected network, over mutual TLS where the target says so."""
+    """Over mutual TLS where the target says so; in plaintext to loopback, and further only where the target says that it may be.
+
+    What leaves carries the patient's name.
+    """
 
     def __init__(self, calling_ae_title: str, tls_of: Callable[[], ssl.SSLContext | None]) -> None:
         """`tls_of` is asked when a target wants TLS: a certificate that cannot be read fails that target's delivery, and no other."""
         self._calling_ae_title, self._tls_of = calling_ae_title, tls_of
+
+    @property
+    def tls(self) -> ssl.SSLContext | None:
+        """The context for peers that ask for TLS; None where this deployment has no certificate."""
+        return self._tls_of()
 
     def store(self, target: ReportTarget, part10: bytes) -> dict[str, Any]:
         remote = RemoteAe(
@@ -59,17 +67,19 @@ class NetworkSenders:
 
     def _context(self, target: ReportTarget) -> ssl.SSLContext | None:
         if not target.is_tls:
+            if not may_leave_in_plaintext(target):
+                raise PermanentPeerFailure("the target lies beyond loopback, without TLS")
             return None
-        tls = self._tls_of()
+        tls = self.tls
         if tls is None:
             raise TemporarilyUnable("no certificate to call the target with")
         return tls
 
     def _exchange(self, target: ReportTarget, framed: bytes) -> bytes:
+        context = self._context(target)
         try:
             with socket.create_connection((target.host, target.port), timeout=_CONNECT_SECONDS) as plain:
                 plain.settimeout(_ANSWER_SECONDS)
-                context = self._context(target)
                 connection = context.wrap_socket(plain, server_hostname=target.host) if context is not None else plain
                 connection.sendall(framed)
                 received = bytearray()

@@ -22,7 +22,7 @@ from compliance.credential import (
 from compliance.facts import credential_facts, evidence_facts
 from compliance.facts_schema import read_facts
 from compliance.facts_vocabulary import CONSENT_KINDS, CONSENT_STATUSES
-from compliance.hospital import DicomPeer, Hospital, ReportTarget
+from compliance.hospital import PLAINTEXT_ALLOWED, DicomPeer, Hospital, ReportTarget, may_leave_in_plaintext
 from compliance.jurisdiction import is_known
 from compliance.principal import LoginSession, Principal, RegisteredNetwork, Role
 from compliance.second_factor import seal_totp
@@ -79,7 +79,15 @@ def add_sender(
 
 
 def add_target(app: Application, actor: str, target: ReportTarget) -> int:
-    """Reports of the hospital go there too, from the next one on; the target's key."""
+    """Reports of the hospital go there too, from the next one on; the target's key.
+
+    Raises: BadInput for a target beyond loopback without TLS, unless its settings say that plaintext may go there.
+    """
+    if not target.is_tls and not may_leave_in_plaintext(target):
+        raise BadInput(
+            f"{target.host} is beyond loopback and reports name the patient: use TLS, "
+            f"or allow plaintext aloud ({PLAINTEXT_ALLOWED}) if a tunnel protects it"
+        )
     with app.database.transaction() as session:
         session.add(target)
         session.flush()
@@ -89,7 +97,14 @@ def add_target(app: Application, actor: str, target: ReportTarget) -> int:
             actor,
             audit.EventType.NETWORK_CONFIGURATION,
             target.hospital_id,
-            {"target": target.kind, "host": target.host, "port": target.port, "ae_title": target.ae_title or ""},
+            {
+                "target": target.kind,
+                "host": target.host,
+                "port": target.port,
+                "ae_title": target.ae_title or "",
+                "tls": target.is_tls,
+                "plaintext_beyond_loopback": target.settings.get(PLAINTEXT_ALLOWED) is True,
+            },
         )
         assert target.target_pk is not None
         return target.target_pk

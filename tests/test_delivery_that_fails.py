@@ -9,8 +9,10 @@ import pytest
 from sqlmodel import select
 
 from compliance.audit import EventType
-from compliance.hospital import ReportTarget, TargetKind
+from compliance.hospital import PLAINTEXT_ALLOWED, ReportTarget, TargetKind, may_leave_in_plaintext
+from crypto.errors import BadInput
 from gateway.delivery_senders import senders_of
+from gateway.enrolment import add_target
 from reporting import delivery as delivery_module
 from reporting.delivery import deliver
 from tests.gateway_site import GatewaySite, gateway_site
@@ -80,3 +82,33 @@ def test_certificate_that_cannot_be_read_fails_only_targets_that_want_it(site: G
     assert _deliver(site, TargetKind.MLLP) != "DELIVERED"
     assert _deliver(site, TargetKind.DICOM) == "QUEUED", "nobody listens there, which is tried again"
     assert [row.attempts for row in deliveries_of(site)] == [1, 1]
+
+
+@pytest.mark.parametrize("kind", list(TargetKind))
+def test_named_report_does_not_leave_in_plaintext_unless_it_is_said_aloud(
+    site: GatewaySite, kind: TargetKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connect(*_args: object, **_kwargs: object) -> None:
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr("socket.create_connection", connect)
+    monkeypatch.setattr("gateway.delivery_senders.store", connect)
+    _change_target(site, kind, host="192.0.2.7")
+    assert _deliver(site, kind) == "DEAD_LETTER"
+    assert _failures(site) == [("PEER_REFUSES", "")]
+    target = ReportTarget(hospital_id="h1", kind=kind, host="archive.example", port=104, ae_title="ARCHIVE")
+    with pytest.raises(BadInput, match="TLS"):
+        add_target(site.app, "op", target)
+    target.settings = {PLAINTEXT_ALLOWED: True}
+    assert add_target(site.app, "op", target)
+
+
+@pytest.mark.parametrize(
+    ("host", "may"), [("127.0.0.1", True), ("::1", True), ("localhost", True), ("10.0.0.1", False), ("localhost.example", False)]
+)
+def test_loopback_is_what_it_is_by_its_own_name(host: str, may: bool) -> None:
+    assert may_leave_in_plaintext(ReportTarget(hospital_id="h1", kind=TargetKind.MLLP, host=host, port=1, settings={})) is may
+    assert (
+        may_leave_in_plaintext(ReportTarget(hospital_id="h1", kind=TargetKind.MLLP, host=host, port=1, settings={PLAINTEXT_ALLOWED: "yes"}))
+        is may
+    )
