@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, Column, LargeBinary
+from sqlalchemy import JSON, Column, LargeBinary, UniqueConstraint
 from sqlmodel import Field, Session, SQLModel, col, select
 
 from compliance.database import UtcDateTime
@@ -76,9 +76,13 @@ class Evidence(SQLModel, table=True):
 
 
 class Consent(SQLModel, table=True):
-    """A patient's consent, by pseudonym; the newest version counts."""
+    """A patient's consent of one kind, by pseudonym; the newest version of each kind counts.
+
+    A refusal or withdrawal of one kind stands until that same kind is given again: another kind says nothing of it.
+    """
 
     __tablename__ = "consent"
+    __table_args__ = (UniqueConstraint("hospital_id", "patient_pseudonym", "kind", "version"),)
     consent_pk: int | None = Field(default=None, primary_key=True)
     hospital_id: str = Field(foreign_key="hospital.hospital_id")
     patient_pseudonym: str = Field(index=True)
@@ -123,9 +127,16 @@ def standing_evidence(session: Session, parties: set[str] | None) -> list[Eviden
     return [row for row in rows if parties is None or set(row.parties) <= parties]
 
 
-def newest_consent(session: Session, hospital_id: str, patient_pseudonym: str) -> Consent | None:
-    return session.exec(
+def newest_consent(session: Session, hospital_id: str, patient_pseudonym: str, kind: str) -> Consent | None:
+    return next((row for row in standing_consents(session, hospital_id, patient_pseudonym) if row.kind == kind), None)
+
+
+def standing_consents(session: Session, hospital_id: str, patient_pseudonym: str) -> list[Consent]:
+    """The newest version of each kind, what was recorded last first."""
+    rows = session.exec(
         select(Consent)
         .where(Consent.hospital_id == hospital_id, Consent.patient_pseudonym == patient_pseudonym)
-        .order_by(col(Consent.version).desc(), col(Consent.consent_pk).desc())
-    ).first()
+        .order_by(col(Consent.version), col(Consent.consent_pk))
+    ).all()
+    newest = {row.kind: row for row in rows}
+    return sorted(newest.values(), key=lambda row: (row.recorded_at, row.consent_pk or 0), reverse=True)

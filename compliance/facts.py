@@ -112,6 +112,11 @@ def gather_storage_facts(
     statement = newest_statement(session, hospital.hospital_id, patient_pseudonym, "is_us_person")
     is_us_person = statement.is_us_person if statement is not None else country_of(hospital.jurisdiction) == "US"
     consents = [_plain_consent(row) for row in standing_consents(session, hospital.hospital_id, patient_pseudonym)]
+    own = f"hospital/{hospital.hospital_id}"
+    sources["object"] = "the instances received"
+    sources["patient"] = own if statement is None else f"patient_status/{statement.status_pk}@{instant(statement.recorded_at)}"
+    sources["payer"] = own if payer_kind is None else "the order received"
+    sources["consent"] = own if not consents else f"consents of a patient of {hospital.hospital_id}"
     return {
         "at": instant(at),
         "action": "STORE",

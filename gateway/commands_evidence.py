@@ -126,17 +126,20 @@ def withdraw_consent_command(
     hospital: Annotated[str, typer.Argument(metavar="HOSPITAL")],
     pseudonym: Annotated[str, typer.Argument(metavar="PSEUDONYM")],
     data: DataOption = DEFAULT_DATA,
+    kind: Annotated[str | None, typer.Option("--kind", help="Which one, where several are on record.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """The patient withdrew: open viewers of their studies lose the right within seconds."""
-    from compliance.credential import newest_consent
-    from crypto.errors import NotFound
+    from compliance.credential import standing_consents
+    from crypto.errors import BadInput, NotFound
 
     with deployment(data) as app, app.database.reading() as session:
-        standing = newest_consent(session, hospital, pseudonym)
-    if standing is None:
+        kinds = [row.kind for row in standing_consents(session, hospital, pseudonym) if kind is None or row.kind == kind]
+    if not kinds:
         raise NotFound(f"no consent of {pseudonym} at {hospital} is on record")
-    _record(data, hospital, pseudonym, "WITHDRAWN", standing.kind, None, as_json)
+    if len(kinds) > 1:
+        raise BadInput(f"{pseudonym} has consents of several kinds ({', '.join(sorted(kinds))}): say which with --kind")
+    _record(data, hospital, pseudonym, "WITHDRAWN", kinds[0], None, as_json)
 
 
 def _record(data: Path, hospital: str, pseudonym: str, status: str, kind: str, given: str | None, as_json: bool) -> None:

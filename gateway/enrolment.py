@@ -300,12 +300,12 @@ def record_consent(
     given_at: datetime | None,
     reason: str = "",
 ) -> int:
-    """A new version of the patient's consent counts from now on; its number. Raises: BadInput."""
+    """A new version of the patient's consent of this kind counts from now on; its number. Raises: BadInput."""
     if status not in CONSENT_STATUSES or kind not in CONSENT_KINDS:
         raise BadInput(f"a consent is one of {', '.join(CONSENT_STATUSES)}, of kind {', '.join(CONSENT_KINDS)}")
     now = app.now()
     with app.database.transaction() as session:
-        before = newest_consent(session, hospital_id, patient_pseudonym)
+        before = newest_consent(session, hospital_id, patient_pseudonym, kind)
         version = before.version + 1 if before is not None else 1
         session.add(
             Consent(

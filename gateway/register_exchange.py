@@ -52,11 +52,11 @@ def export_consents(session: Session, *, hospital_id: str | None = None, patient
         query = query.where(Consent.hospital_id == hospital_id)
     if patient_pseudonym is not None:
         query = query.where(Consent.patient_pseudonym == patient_pseudonym)
-    newest: dict[tuple[str, str], Consent] = {}
+    newest: dict[tuple[str, str, str], Consent] = {}
     for row in session.exec(query).all():
-        standing = newest.get((row.hospital_id, row.patient_pseudonym))
-        if standing is None or row.version >= standing.version:
-            newest[row.hospital_id, row.patient_pseudonym] = row
+        key = (row.hospital_id, row.patient_pseudonym, row.kind)
+        if key not in newest or row.version >= newest[key].version:
+            newest[key] = row
     return {"resourceType": "Bundle", "type": "collection", "entry": [{"resource": write_consent(row)} for row in newest.values()]}
 
 
@@ -144,7 +144,7 @@ def _record(session: Session, now: datetime, actor: str, statement: ConsentState
             raise NotFound(f"Consent.provision.actor: no {kind} of that id; a name nobody has would permit and deny nothing")
     if max(statement.given_at, statement.withdrawn_at or statement.given_at) > now:
         raise BadInput("Consent.dateTime: lies in the future")
-    before = newest_consent(session, statement.hospital_id, statement.patient_pseudonym)
+    before = newest_consent(session, statement.hospital_id, statement.patient_pseudonym, statement.kind)
     said_at = statement.withdrawn_at or statement.given_at
     if before is not None:
         said_before = before.withdrawn_at or before.given_at

@@ -99,10 +99,10 @@ def evidence_rows(session: Session, now: datetime) -> Rows:
 
 
 def consent_rows(session: Session) -> Rows:
-    """The newest version of each patient's consent; that one counts."""
-    newest: dict[tuple[str, str], Consent] = {}
+    """The newest version of each kind of each patient's consent; that one counts."""
+    newest: dict[tuple[str, str, str], Consent] = {}
     for row in session.exec(select(Consent).order_by(col(Consent.version), col(Consent.consent_pk))).all():
-        newest[row.hospital_id, row.patient_pseudonym] = row
+        newest[row.hospital_id, row.patient_pseudonym, row.kind] = row
     tones: dict[str, Tone] = {"ACTIVE": "good", "REFUSED": "bad", "WITHDRAWN": "bad", "UNKNOWN": "warning"}
     return [
         RegisterRow(

@@ -60,6 +60,12 @@ def upgrade() -> None:
     sa.Column('frontier', sa.JSON(), nullable=False),
     sa.PrimaryKeyConstraint('head_pk', name=op.f('pk_audit_head'))
     )
+    op.create_table('audit_sink',
+    sa.Column('name', sqlmodel.sql.sqltypes.AutoString(length=64), nullable=False),
+    sa.Column('next_index', sa.BigInteger(), nullable=False),
+    sa.Column('sent_at', compliance.database.UtcDateTime(timezone=True), nullable=True),
+    sa.PrimaryKeyConstraint('name', name=op.f('pk_audit_sink'))
+    )
     op.create_table('decision',
     sa.Column('digest', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
     sa.Column('decided_at', compliance.database.UtcDateTime(timezone=True), nullable=False),
@@ -186,7 +192,8 @@ def upgrade() -> None:
     sa.Column('document_digest', sqlmodel.sql.sqltypes.AutoString(), nullable=True),
     sa.Column('recorded_at', compliance.database.UtcDateTime(timezone=True), nullable=False),
     sa.ForeignKeyConstraint(['hospital_id'], ['hospital.hospital_id'], name=op.f('fk_consent_hospital_id_hospital')),
-    sa.PrimaryKeyConstraint('consent_pk', name=op.f('pk_consent'))
+    sa.PrimaryKeyConstraint('consent_pk', name=op.f('pk_consent')),
+    sa.UniqueConstraint('hospital_id', 'patient_pseudonym', 'kind', 'version', name=op.f('uq_consent_hospital_id'))
     )
     with op.batch_alter_table('consent', schema=None) as batch_op:
         batch_op.create_index(batch_op.f('ix_consent_patient_pseudonym'), ['patient_pseudonym'], unique=False)
@@ -1036,6 +1043,7 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f('ix_decision_decided_at'))
 
     op.drop_table('decision')
+    op.drop_table('audit_sink')
     op.drop_table('audit_head')
     with op.batch_alter_table('audit_entry', schema=None) as batch_op:
         batch_op.drop_index(batch_op.f('ix_audit_entry_study_instance_uid'))
