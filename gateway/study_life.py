@@ -203,7 +203,7 @@ def _steps(
         max(filter(None, delivered), default=None) if delivered and all(delivered) else None,
     ]
     details = [""] * len(NAMES)
-    details[0] = f"{row.instance_count} images"
+    details[0] = f"{row.instance_count} {'image' if row.instance_count == 1 else 'images'}"
     details[4] = _claim_detail(trace, claimed, names)
     if trace.reports:
         details[7] = ", ".join(KIND_WORDS[ReportKind(report.kind)] for report in trace.reports)

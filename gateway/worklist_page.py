@@ -73,10 +73,10 @@ def worklist_page(app: Application, reader: Visitor, filters: WorklistFilters, *
             previous_href=_href(filters, page - 1) if page > 1 else None,
             next_href=_href(filters, page + 1) if start + ROWS_PER_PAGE < len(listed) else None,
         ),
-        modalities=(Choice("", "Any"), *(Choice(name, name) for name in modalities)),
-        hospitals=(Choice("", "Any"), *(Choice(hospital_id, name) for hospital_id, name in hospitals)),
+        modalities=(Choice("", "All modalities"), *(Choice(name, name) for name in modalities)),
+        hospitals=(Choice("", "All hospitals"), *(Choice(hospital_id, name) for hospital_id, name in hospitals)),
         states=STATES,
-        priorities=(Choice("", "Any"), *(Choice(value, word) for value, word in _PRIORITY_WORDS.items())),
+        priorities=(Choice("", "Any priority"), *(Choice(value, word) for value, word in _PRIORITY_WORDS.items())),
         sorts=SORTS,
     )
 
