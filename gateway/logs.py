@@ -30,7 +30,7 @@ KEYS = frozenset(
         "pack_name", "entry_index", "sop_class_uid", "transfer_syntax_uid", "tag", "duty", "kind", "sink", "receiver", "process_id",
         # how much
         "instances", "contexts", "contexts_refused", "committed", "failed", "ended", "cut", "count", "size", "attempt", "version",
-        "duration_seconds", "bytes", "exit_code", "attempts",
+        "duration_seconds", "bytes", "exit_code", "attempts", "eligible",
         # how it went
         "state", "status", "reason", "reject", "source", "how", "error", "error_class", "command_field", "outcome",
     }

@@ -29,7 +29,7 @@ from gateway.audit_export import Exported, Selection, export_bundle
 from tests.gateway_site import GatewaySite, gateway_site
 
 VERIFIER = Path(__file__).resolve().parents[1] / "docs" / "verify_audit.py"
-STEPS = 35
+STEPS = 24
 
 
 def load_verifier() -> ModuleType:
@@ -45,7 +45,7 @@ verifier = load_verifier()
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewaySite]:
-    with gateway_site(tmp_path_factory.mktemp("audit") / "site") as opened:
+    with gateway_site(tmp_path_factory.mktemp("audit") / "site", has_study=False) as opened:
         grow(opened, STEPS)
         yield opened
 

@@ -114,10 +114,11 @@ def test_another_study_of_the_same_segment_keeps_its_originals(site: GatewaySite
             if row.state == ReceivedState.RECEIVING:
                 row.state, row.complete_at = ReceivedState.COMPLETE, site.clock.at
             session.add(row)
-        pk_other = max(pk for pk in session.exec(select(ReceivedStudy.received_study_pk)).all() if pk is not None)
+        complete = session.exec(select(ReceivedStudy).where(ReceivedStudy.state == ReceivedState.COMPLETE)).all()
+        [pk_other] = [row.received_study_pk for row in complete if row.received_study_pk != pk_one]
     result = shred(site, site.process(pk_one))
     assert (len(result.segments_left), result.segments_deleted) == (1, 0)
-    assert pk_other != pk_one
+    assert pk_other is not None
     assert site.process(pk_other)
 
 
