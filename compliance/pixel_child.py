@@ -31,6 +31,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
+import imagecodecs
+import numpy as np
 from pydicom import dcmread, dcmwrite
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -38,7 +40,10 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from compliance.burned_in import PixelScreening, ScreenedBox, screen_pixels
 from compliance.device_masks import Box, DeviceMask, criterion_keywords, known_masks, matching_masks, pixel_risk
 from compliance.overlay_planes import overlay_groups
-from compliance.text_detection import open_text_detector
+from compliance.pixel_frames import frames_of, grey_pictures, pixel_shape
+from compliance.pixel_looks import stretched
+from compliance.text_detection import TextDetector, open_text_detector
+from crypto.errors import RefusedContent
 
 ANSWER_BYTES_MAX = 3 << 30
 _OUTCOMES = ("CLEAN", "CLEANED", "HOLD")
@@ -85,6 +90,24 @@ class PixelChild:
         }
         with self._lock:
             return self._asked(dataset, question)
+
+    def render(self, dataset: Dataset, frame: int) -> bytes:
+        """The frame (from 0) as a PNG of 8-bit grey or colour, for the hospital's own staff.
+
+        Raises: RefusedContent where it cannot be decoded within the limits.
+        """
+        with self._lock:
+            try:
+                process = self._started()
+                deadline = time.monotonic() + self._limits.seconds_per_instance
+                assert process.stdin is not None and process.stdout is not None
+                _send(process.stdin, {"render": frame}, _file_of(_needed(dataset, [])), deadline)
+                answer, payload = _receive(process.stdout.fileno(), deadline)
+                if answer.get("rendered") and payload[:8] == b"\x89PNG\r\n\x1a\n":
+                    return payload
+            except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, TimeoutError):
+                self.close()
+        raise RefusedContent("PIXEL_UNDECODABLE", tag="(7FE0,0010)")
 
     def close(self) -> None:
         """The child is gone."""
@@ -149,14 +172,22 @@ class PixelChild:
 
 def serve(source: BinaryIO, sink: BinaryIO, *, threads: int) -> None:
     """The child's life: answers until its parent closes the pipe."""
-    detector = open_text_detector(threads=threads)
     _answer(sink, {"ready": True}, b"")
+    detector: TextDetector | None = None
+    is_open = False
     while True:
         try:
             question, payload = _receive(source.fileno(), None)
         except EOFError:
             return
         dataset = dcmread(io.BytesIO(payload), force=True)
+        if "render" in question:
+            picture = _rendered(dataset, int(question["render"]))
+            _answer(sink, {"rendered": picture is not None}, picture or b"")
+            continue
+        if not is_open:
+            # Loading the models costs a second and 200 MB: not for a child that only renders.
+            detector, is_open = open_text_detector(threads=threads), True
         masks = [DeviceMask.from_json(mask) for mask in question["masks"]]
         reviewed = question["reviewed"]
         boxes = None if reviewed is None else [(int(x0), int(y0), int(x1), int(y1)) for x0, y0, x1, y1 in reviewed]
@@ -171,6 +202,18 @@ def serve(source: BinaryIO, sink: BinaryIO, *, threads: int) -> None:
             "overlays_removed": result.overlays_removed,
         }
         _answer(sink, facts, _file_of(result.dataset) if result.outcome == "CLEANED" else b"")
+
+
+def _rendered(dataset: Dataset, frame: int) -> bytes | None:
+    try:
+        shape = pixel_shape(dataset)
+        picture = next(iter(frames_of(dataset, shape, [frame])))
+        grey = stretched(grey_pictures(picture, dataset, shape)[0])
+    except (RefusedContent, StopIteration, IndexError):
+        return None
+    if shape.photometric == "MONOCHROME1":
+        grey = np.asarray(255 - grey, np.uint8)
+    return bytes(imagecodecs.png_encode(grey))
 
 
 def _screening(answer: dict[str, Any], payload: bytes, dataset: Dataset) -> PixelScreening:
