@@ -110,8 +110,6 @@ class Settings(BaseSettings):
     vault: VaultSettings = VaultSettings()
     law: LawSettings = LawSettings()
     jobs: JobSettings = JobSettings()
-    #: Originals stay sealed at the edge this long after the final report was delivered.
-    originals_keep_days: int = 30
     log_json: bool = True
 
     @classmethod
@@ -138,9 +136,19 @@ def load_settings(data: Path, **overrides: Any) -> Settings:
         )
 
     try:
-        return FileSettings(**overrides)
+        return _beside(data, FileSettings(**overrides))
     except ValidationError as error:
         first = error.errors()[0]
         raise BadInput(f"{path}: setting {'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from None
     except tomllib.TOMLDecodeError as error:
         raise BadInput(f"{path} is not valid TOML: {error}") from None
+
+
+def _beside(data: Path, settings: Settings) -> Settings:
+    """Paths of the configuration file are relative to its folder, not to wherever a command was typed."""
+    for section, names in ((settings.law, ("directory", "confirmations")), (settings.http, ("tls_certificate", "tls_key"))):
+        for name in names:
+            path = getattr(section, name)
+            if path is not None and not path.is_absolute():
+                setattr(section, name, data / path)
+    return settings

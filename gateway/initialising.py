@@ -22,8 +22,6 @@ _TEMPLATE = """\
 
 # SQLite in this folder by default; PostgreSQL in production.
 # database_url = "postgresql+psycopg://readgate:...@db.example/readgate"
-# Originals stay sealed this long after the final report was delivered.
-# originals_keep_days = 30
 # One JSON object per line; false prints for people.
 # log_json = true
 
