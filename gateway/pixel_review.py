@@ -10,7 +10,7 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -112,7 +112,7 @@ def frame_png(app: Application, child: PixelChild, staff: Visitor, quarantine_id
 
 
 def accept(
-    app: Application, staff: Visitor, quarantine_id: str, boxes: dict[int, Sequence[Box]], *, note: str, always: bool = False
+    app: Application, staff: Visitor, quarantine_id: str, boxes: Mapping[int, Sequence[Box]], *, note: str, always: bool = False
 ) -> None:
     """The item's instances are processed again with these boxes blanked, one entry per instance (no box: all of it is clinical).
 

@@ -16,7 +16,7 @@ from compliance.study import require_study
 from crypto.errors import BadInput, Conflict, NotFound
 from gateway.login import Visitor
 from gateway.pixel_review import accept, frame_png, held_pictures, refuse, waiting_reviews
-from tests.gateway_site import GatewaySite, gateway_site
+from tests.gateway_site import PAGE, GatewaySite, gateway_site
 from tests.test_partial_hold import HoldingScreener, items, processed, study_of
 
 BOX = (1, 2, 30, 9)
@@ -110,3 +110,21 @@ def test_what_is_refused_is_never_read(site: GatewaySite) -> None:
     with site.app.database.reading() as session:
         row = require_study(session, uid)
         assert (row.held_instances, row.left_out_instances, row.instance_count) == (0, 1, 3)
+
+
+def test_the_page_shows_the_frame_and_takes_the_decision(site: GatewaySite) -> None:
+    received_pk, quarantine_id, instance_pk = held(site, 97)
+    address = f"/quarantine/{quarantine_id}/pixels"
+    assert address in site.client("h1").get(f"/quarantine/{quarantine_id}", headers=PAGE).text
+    page = site.client("h1").get(address, headers=PAGE).text
+    assert f"{address}/{instance_pk}/0.png" in page and f"box-{instance_pk}-0" in page
+    picture = site.client("h1").get(f"{address}/{instance_pk}/0.png")
+    assert (picture.status_code, picture.headers["content-type"], picture.headers["cache-control"]) == (200, "image/png", "no-store")
+    assert site.client("h2").get(address, headers=PAGE).status_code == 404
+    assert site.client("h2").get(f"{address}/{instance_pk}/0.png").status_code == 404
+    assert site.client("r1").get(address, headers=PAGE).status_code == 403
+    more = {f"more-{instance_pk}": "5 6 70 80"}
+    assert site.post("h1", address, decision="blank", reason="a name", **{f"more-{instance_pk}": "5 6"}).status_code == 400
+    assert site.post("h1", address, decision="blank", reason="a name", **more).status_code == 303
+    with site.app.database.reading() as session:
+        assert decisions_for(session, "h1", received_pk).boxes == {instance_pk: ((5, 6, 70, 80),)}
