@@ -182,6 +182,7 @@ def _origin(hospital: Hospital, sources: dict[str, str]) -> dict[str, Any]:
 def _object(hospital: Hospital, study: Study, object_kind: str, sources: dict[str, str]) -> dict[str, Any]:
     sources["object"] = _study_source(study)
     return {
+        "study": study.study_instance_uid,
         "kind": object_kind,
         "provenance": study.provenance,
         "modality": study.modality,

@@ -31,7 +31,7 @@ REQUIRE_REGISTER = "REQUIRE_REGISTER:"
 
 
 #: dotted name -> (type, required). Types: a tuple is a closed list; "code" a jurisdiction; "instant", "text", "name", "bool", "count",
-#: "percent". `reader.citizenship` is recorded and no rule may ask for it.
+#: "percent". `reader.citizenship` and `object.study` are recorded and no rule may ask for them.
 FACT_TYPES: Mapping[str, tuple[Any, bool]] = {
     "at": ("instant", True),
     "action": (ACTIONS, True),
@@ -39,6 +39,7 @@ FACT_TYPES: Mapping[str, tuple[Any, bool]] = {
     "origin.hospital": ("name", True),
     "origin.jurisdiction": ("code", True),
     "origin.sector": (("PUBLIC", "PRIVATE"), True),
+    "object.study": ("name", False),
     "object.kind": (("CURRENT", "PRIOR"), True),
     "object.provenance": (("HOSPITAL", "MY_HEALTH_RECORD", "IMPORTED", "PATIENT"), True),
     "object.modality": ("name", True),
@@ -79,7 +80,9 @@ FACT_TYPES: Mapping[str, tuple[Any, bool]] = {
     "break_glass.requested_by": ("name", False),
 }
 #: What a rule may ask about, beside flags, credentials, evidence and consent.
-ASKABLE_FACTS = frozenset(FACT_TYPES) - {"reader.citizenship", "reader.id", "origin.hospital", "reader.employer.id", "at"}
+ASKABLE_FACTS = frozenset(FACT_TYPES) - {
+    "at", "reader.citizenship", "reader.id", "reader.employer.id", "origin.hospital", "object.study",
+}  # fmt: skip
 
 CREDENTIAL_COMMON = {
     "status": CREDENTIAL_STATUSES,

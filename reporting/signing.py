@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlmodel import Session
+from sqlmodel import Session, select
 
 from compliance import audit
 from compliance.credential import Reader, require_reader
@@ -82,12 +82,16 @@ def sign(
     refusal: NotAllowed | None = None
     with database.transaction() as session:
         step = require_claim(session, procedure_step_uid, reader_id, login_digest, now=now)
-        study = study_by_pk(session, step.study_pk)
+        study = _locked_study(session, step)
         if step.transaction_uid_digest != transaction_uid_digest(transaction_uid):
             raise Conflict("TRANSACTION_UID_WRONG")
         newest = newest_draft(session, procedure_step_uid)
         if newest is None or newest.version != prepared.draft_version or study.manifest_digest != prepared.manifest_digest:
             raise Conflict("MOVED_ON", "the draft or the study changed while it was being signed")
+        head = newest_report(session, study)
+        if (head.report_digest if head is not None else None) != prepared.content.predecessor_digest:
+            raise Conflict("MOVED_ON", "another report was signed meanwhile")
+        _require_kind(session, study, step, kind)
         facts = _facts(session, keys, study, require_reader(session, reader_id), login_digest, kind, now)
         decision = decide_and_record(session, law, facts, study_instance_uid=study.study_instance_uid, actor=reader_id, at=now)
         if decision.outcome != "ALLOW":
@@ -136,6 +140,13 @@ def _prepare(
         new_uid,
     )
     return _Prepared(content, facts, draft.version, study.manifest_digest, reader.wrapped_signing_key, reader.public_key_pem)
+
+
+def _locked_study(session: Session, step: ProcedureStep) -> Study:
+    """The study, locked and as it is now: its reports are a chain, and two signatures at once take their turns."""
+    return session.exec(
+        select(Study).where(Study.study_pk == step.study_pk).with_for_update().execution_options(populate_existing=True)
+    ).one()
 
 
 def _require_kind(session: Session, study: Study, step: ProcedureStep, kind: ReportKind) -> None:
