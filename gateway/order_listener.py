@@ -106,6 +106,9 @@ class OrderListener:
             log.warning("order_framing_refused", hospital_id=self._settings.hospital_id)
         except OSError:
             return
+        except Exception as error:
+            # A message of which not even the acknowledgement can be written; the text of the error may be its text.
+            log.warning("order_connection_failed", hospital_id=self._settings.hospital_id, error=type(error).__name__)
         finally:
             with self._lock:
                 self._connections.discard(connection)
@@ -113,7 +116,10 @@ class OrderListener:
 
 
 def answer_order(app: Application, hospital_id: str, message: bytes) -> bytes:
-    """The acknowledgement of one message, after the order was filed."""
+    """The acknowledgement of one message, after the order was filed: AA; AE for what is no order; AR for what the sender may send again.
+
+    Raises: RefusedContent for a message that cannot even be answered.
+    """
     now, control_id = app.now(), uuid.uuid4().hex[:20]
     try:
         order = parse_order(message)
@@ -145,6 +151,10 @@ def answer_order(app: Application, hospital_id: str, message: bytes) -> bytes:
         _audit_refusal(app, hospital_id, refused.reason_code)
         return acknowledgement(message, "AE", now=now, control_id=control_id)
     except TemporarilyUnable:
+        # Also where the same order came twice at once: the second is filed when it is sent again.
+        return acknowledgement(message, "AR", now=now, control_id=control_id)
+    except Exception as error:
+        log.error("order_not_filed", hospital_id=hospital_id, error=type(error).__name__)
         return acknowledgement(message, "AR", now=now, control_id=control_id)
     return acknowledgement(message, "AA", now=now, control_id=control_id)
 
