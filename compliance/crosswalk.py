@@ -79,12 +79,16 @@ def accession_lookup(keys: KeyStore, hospital_id: str, accession_number: str) ->
 def ensure_patient(
     session: Session, keys: KeyStore, hospital_id: str, patient_id: str, issuer_of_patient_id: str, *, now: datetime
 ) -> tuple[str, int]:
-    """(pseudonym, date offset in days) of this patient at this hospital, made at the first call."""
+    """(pseudonym, date offset in days) of this patient at this hospital, made at the first call.
+
+    Raises: TemporarilyUnable, out of the transaction, when another process made it at the same time: asked again, it is found there.
+    """
     lookup = patient_lookup(keys, hospital_id, patient_id, issuer_of_patient_id)
     crosswalk_key = keys.secret(f"crosswalk/{hospital_id}")
     link = session.exec(select(PatientLink).where(PatientLink.hospital_id == hospital_id, PatientLink.patient_lookup == lookup)).first()
     if link is None:
-        pseudonym = f"RG-{secrets.token_hex(5).upper()}"
+        # 80 bits: two patients meet only after some 2**40 of them, and a meeting would refuse the second one's study.
+        pseudonym = f"RG-{secrets.token_hex(10).upper()}"
         offset = (1 + secrets.randbelow(_OFFSET_DAYS_MAX)) * (1 if secrets.randbelow(2) else -1)
         body = canonical_json({"date_offset_days": offset})
         link = PatientLink(

@@ -356,7 +356,7 @@ def _consent_fields(session: Session) -> tuple[FormField, ...]:
     hospitals = session.exec(select(Hospital.hospital_id, Hospital.name).order_by(Hospital.name)).all()
     return (
         FormField("hospital", "Hospital", "select", tuple(Choice(key, name) for key, name in hospitals)),
-        FormField("patient", "Patient's pseudonym", hint="RG- and ten signs, as the hospital's list or a report shows it."),
+        FormField("patient", "Patient's pseudonym", hint="RG- and twenty signs, as the hospital's list or a report shows it."),
         FormField("kind", "Kind", "select", tuple(Choice(kind, kind.capitalize()) for kind in CONSENT_KINDS)),
         FormField("status", "The patient", "select", (Choice("ACTIVE", "Consented"), Choice("REFUSED", "Refused"))),
         FormField("given", "On", "date"),

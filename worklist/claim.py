@@ -28,7 +28,7 @@ from compliance.emergency_access import EmergencyAccess, append_alert, end_emerg
 from compliance.facts import gather_facts
 from compliance.lawbook import LawBundle
 from compliance.obligation import meet_at_disclosure, unmet_for_study
-from compliance.principal import LoginSession, is_live
+from compliance.principal import LoginSession, Principal, is_live
 from compliance.privacy_review import notify_privacy_officer, open_review, require_reviewed
 from compliance.study import Study, study_by_pk
 from crypto.errors import NotAllowed
@@ -78,6 +78,8 @@ def claim(
         # Locked: two claims of one reader at once are counted one after the other.
         login = _live_login(session, login_digest, reader_id, now, is_locked=True)
         require_reviewed(session, reader_id, now=now)
+        # Two claims of one reader at once take their turns, so that the second counts the first.
+        session.exec(select(Principal.principal_id).where(Principal.principal_id == reader_id).with_for_update()).one()
         if begin_emergency is None and len(held_steps(session, reader_id)) >= OPEN_CLAIMS_MAX:
             raise NotAllowed("TOO_MANY_OPEN_CLAIMS", f"at most {OPEN_CLAIMS_MAX} studies at a time")
         if step.is_addendum and require_step(session, step.predecessor_uid or "").claiming_reader_id != reader_id:
