@@ -5,11 +5,14 @@ from __future__ import annotations
 from datetime import datetime
 from enum import StrEnum
 
+from sqlalchemy import Column, LargeBinary
 from sqlmodel import Field, Session, SQLModel, col, select
 
 from compliance import audit
 from compliance.database import UtcDateTime
+from compliance.sealed_note import open_note, seal_note
 from crypto.errors import Conflict, NotFound
+from crypto.keys import KeyStore
 
 
 class QuarantineState(StrEnum):
@@ -36,7 +39,8 @@ class QuarantineItem(SQLModel, table=True):
     held_at: datetime = Field(sa_type=UtcDateTime)
     decided_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     decided_by: str | None = None
-    decision_note: str | None = None
+    #: Why, in the person's own words: opened by `decision_note`.
+    decision_note_sealed: bytes | None = Field(default=None, sa_column=Column(LargeBinary))
 
 
 def hold(
@@ -96,14 +100,23 @@ def hold(
     return item
 
 
-def settle(session: Session, item_pk: int, state: QuarantineState, *, actor: str, note: str, now: datetime) -> QuarantineItem:
-    """A person released or rejected the held study. Raises: NotFound, Conflict when somebody was quicker."""
+def settle(
+    session: Session, keys: KeyStore, item_pk: int, state: QuarantineState, *, actor: str, note: str, now: datetime, repair: str = ""
+) -> QuarantineItem:
+    """A person released or rejected the held study; their `note` is kept sealed. Raises: NotFound, Conflict when somebody was quicker."""
     item = session.exec(select(QuarantineItem).where(QuarantineItem.item_pk == item_pk).with_for_update()).first()
     if item is None:
         raise NotFound(f"no quarantine item {item_pk}")
     if item.state != QuarantineState.HELD:
         raise Conflict("ALREADY_SETTLED")
-    item.state, item.decided_at, item.decided_by, item.decision_note = state, now, actor, note
+    decide_item(item, keys, state, actor=actor, note=note, now=now)
+    _record_decision(session, item, repair)
+    return item
+
+
+def _record_decision(session: Session, item: QuarantineItem, how: str) -> None:
+    """The decided item and its entry in the log; `how` is a code, and the person's words stay sealed in both."""
+    assert item.decided_at is not None and item.decided_by is not None
     session.add(item)
     audit.append(
         session,
@@ -111,14 +124,29 @@ def settle(session: Session, item_pk: int, state: QuarantineState, *, actor: str
             event_id=audit.EventId.PROCEDURE_RECORD,
             event_type=audit.EventType.QUARANTINE,
             action=audit.Action.UPDATE,
-            actor=actor,
+            actor=item.decided_by,
             hospital_id=item.hospital_id,
-            object_id=f"quarantine/{item.item_pk}",
-            detail={"state": state},
+            object_id=_place(item),
+            detail={"state": item.state, "how": how},
+            sealed_body=item.decision_note_sealed,
         ),
-        at=now,
+        at=item.decided_at,
     )
-    return item
+
+
+def decide_item(item: QuarantineItem, keys: KeyStore, state: QuarantineState, *, actor: str, note: str, now: datetime) -> None:
+    """The item carries who decided what, and sealed, why."""
+    item.state, item.decided_at, item.decided_by = state, now, actor
+    item.decision_note_sealed = seal_note(keys, item.hospital_id, _place(item), note)
+
+
+def decision_note(item: QuarantineItem, keys: KeyStore) -> str:
+    """What the person wrote who decided. Raises: IntegrityFailure."""
+    return open_note(keys, item.hospital_id, _place(item), item.decision_note_sealed)
+
+
+def _place(item: QuarantineItem) -> str:
+    return f"quarantine/{item.item_pk}"
 
 
 def supersede(session: Session, received_study_pk: int, kept: frozenset[int], *, actor: str, now: datetime) -> None:
@@ -127,7 +155,8 @@ def supersede(session: Session, received_study_pk: int, kept: frozenset[int], *,
         select(QuarantineItem).where(QuarantineItem.received_study_pk == received_study_pk, QuarantineItem.state == QuarantineState.HELD)
     ).all():
         if item.item_pk is not None and item.item_pk not in kept:
-            settle(session, item.item_pk, QuarantineState.RELEASED, actor=actor, note="processed again", now=now)
+            item.state, item.decided_at, item.decided_by = QuarantineState.RELEASED, now, actor
+            _record_decision(session, item, "PROCESSED_AGAIN")
 
 
 def held_items(session: Session, hospital_id: str | None = None) -> list[QuarantineItem]:

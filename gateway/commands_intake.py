@@ -85,7 +85,7 @@ def show_command(
     number: Annotated[int, typer.Argument(metavar="NUMBER")], data: DataOption = DEFAULT_DATA, as_json: JsonOption = False
 ) -> None:
     """One held study: what happened and what to do. No value that was found is ever shown."""
-    from compliance.quarantine import QuarantineItem
+    from compliance.quarantine import QuarantineItem, decision_note
     from crypto.errors import NotFound
     from gateway.reason_words import held_words
     from gateway.received import received_study
@@ -111,7 +111,7 @@ def show_command(
             "held_at": row.held_at,
             "decided_at": row.decided_at,
             "decided_by": row.decided_by,
-            "decision_note": row.decision_note,
+            "decision_note": decision_note(row, app.keys),
         }
     if as_json:
         print_json(document)
@@ -128,7 +128,13 @@ def release_command(number: Annotated[int, typer.Argument(metavar="NUMBER")], no
 
     with deployment(data) as app:
         try_again(
-            app.database, hospital_id=_hospital_of(app.database, number), quarantine_id=str(number), actor=actor(), note=note, now=app.now()
+            app.database,
+            app.keys,
+            hospital_id=_hospital_of(app.database, number),
+            quarantine_id=str(number),
+            actor=actor(),
+            note=note,
+            now=app.now(),
         )
     typer.echo(f"item {number} is released; a worker tries the study again")
 
@@ -140,7 +146,13 @@ def reject_command(number: Annotated[int, typer.Argument(metavar="NUMBER")], not
 
     with deployment(data) as app:
         reject(
-            app.database, hospital_id=_hospital_of(app.database, number), quarantine_id=str(number), actor=actor(), note=note, now=app.now()
+            app.database,
+            app.keys,
+            hospital_id=_hospital_of(app.database, number),
+            quarantine_id=str(number),
+            actor=actor(),
+            note=note,
+            now=app.now(),
         )
     typer.echo(f"item {number} is rejected")
 

@@ -12,7 +12,7 @@ from sqlmodel import Session, col, func, select
 
 from compliance.hospital import DicomPeer
 from compliance.principal import Principal
-from compliance.quarantine import QuarantineItem, QuarantineState
+from compliance.quarantine import QuarantineItem, QuarantineState, decision_note
 from crypto.errors import BadInput
 from gateway.login import Visitor
 from gateway.page_shell import paging_of, shell_of
@@ -81,7 +81,7 @@ def show_item(app: App, staff: Staff, quarantine_id: str) -> Response:
     history = [LifeStep("Received", received.first_at, "done"), LifeStep("Held", item.held_at, "failed", item.reason_code)]
     if item.decided_at is not None:
         who = decided_by.display_name if decided_by is not None else item.decided_by or ""
-        history.append(LifeStep(_WORDS[item.state][0], item.decided_at, "done", f"{who}: {item.decision_note or ''}"))
+        history.append(LifeStep(_WORDS[item.state][0], item.decided_at, "done", f"{who}: {decision_note(item, app.keys)}"))
     return render(
         "quarantine_item.html.j2",
         QuarantineItemPage(
@@ -102,6 +102,7 @@ def show_item(app: App, staff: Staff, quarantine_id: str) -> Response:
 def release_item(app: App, staff: Staff, form: PostedForm, quarantine_id: str) -> Response:
     try_again(
         app.database,
+        app.keys,
         hospital_id=staff.principal.hospital_id,
         quarantine_id=quarantine_id,
         actor=staff.principal_id,
@@ -115,6 +116,7 @@ def release_item(app: App, staff: Staff, form: PostedForm, quarantine_id: str) -
 def reject_item(app: App, staff: Staff, form: PostedForm, quarantine_id: str) -> Response:
     reject(
         app.database,
+        app.keys,
         hospital_id=staff.principal.hospital_id,
         quarantine_id=quarantine_id,
         actor=staff.principal_id,
@@ -130,6 +132,7 @@ def repair_item(app: App, staff: Staff, form: PostedForm, quarantine_id: str) ->
         raise BadInput("choose a repair")
     repair(
         app.database,
+        app.keys,
         hospital_id=staff.principal.hospital_id,
         quarantine_id=quarantine_id,
         chosen=form["repair"],

@@ -15,6 +15,7 @@ from sqlmodel import Session
 from compliance.database import Database
 from compliance.quarantine import QuarantineItem, QuarantineState, settle
 from crypto.errors import BadInput, Conflict, NotFound
+from crypto.keys import KeyStore
 from gateway.received import ReceivedInstance, ReceivedState, ReceivedStudy, distinct_instances, locked_received_study
 from gateway.study_holds import DUPLICATE_UID_DIFFERENT_CONTENT, free_instances
 
@@ -45,17 +46,23 @@ def can_settle(item: QuarantineItem, study: ReceivedStudy) -> bool:
     return study.state != ReceivedState.COMPLETE if item.is_partial else study.state in (ReceivedState.QUARANTINED, ReceivedState.REJECTED)
 
 
-def try_again(database: Database, *, hospital_id: str | None, quarantine_id: str, actor: str, note: str, now: datetime) -> None:
+def try_again(
+    database: Database, keys: KeyStore, *, hospital_id: str | None, quarantine_id: str, actor: str, note: str, now: datetime
+) -> None:
     """The study is de-identified again from its sealed originals. Raises: NotFound, Conflict when somebody decided already."""
-    _settle(database, hospital_id, quarantine_id, QuarantineState.RELEASED, actor, note, now, _process_again)
+    _settle(database, keys, hospital_id, quarantine_id, QuarantineState.RELEASED, actor, note, now, _process_again)
 
 
-def reject(database: Database, *, hospital_id: str | None, quarantine_id: str, actor: str, note: str, now: datetime) -> None:
+def reject(
+    database: Database, keys: KeyStore, *, hospital_id: str | None, quarantine_id: str, actor: str, note: str, now: datetime
+) -> None:
     """The study is never read; its sealed originals stay until they are shredded. Raises: NotFound, Conflict."""
-    _settle(database, hospital_id, quarantine_id, QuarantineState.REJECTED, actor, note, now, _reject)
+    _settle(database, keys, hospital_id, quarantine_id, QuarantineState.REJECTED, actor, note, now, _reject)
 
 
-def repair(database: Database, *, hospital_id: str | None, quarantine_id: str, chosen: str, actor: str, note: str, now: datetime) -> None:
+def repair(
+    database: Database, keys: KeyStore, *, hospital_id: str | None, quarantine_id: str, chosen: str, actor: str, note: str, now: datetime
+) -> None:
     """The conflict is settled as chosen and the study is de-identified again. Raises: NotFound, Conflict, BadInput."""
 
     def act(session: Session, item: QuarantineItem, study: ReceivedStudy, now: datetime) -> None:
@@ -64,11 +71,12 @@ def repair(database: Database, *, hospital_id: str | None, quarantine_id: str, c
         _keep_one_content(session, item.received_study_pk, is_first=chosen == KEEP_FIRST)
         _process_again(session, item, study, now)
 
-    _settle(database, hospital_id, quarantine_id, QuarantineState.RELEASED, actor, f"{chosen}: {note}", now, act)
+    _settle(database, keys, hospital_id, quarantine_id, QuarantineState.RELEASED, actor, note, now, act, repair=chosen)
 
 
 def _settle(
     database: Database,
+    keys: KeyStore,
     hospital_id: str | None,
     quarantine_id: str,
     state: QuarantineState,
@@ -76,6 +84,8 @@ def _settle(
     note: str,
     now: datetime,
     act: Callable[[Session, QuarantineItem, ReceivedStudy, datetime], None],
+    *,
+    repair: str = "",
 ) -> None:
     with database.transaction() as session:
         item = own_item(session, hospital_id, quarantine_id)
@@ -84,7 +94,7 @@ def _settle(
         if not can_settle(item, study):
             raise Conflict("ALREADY_SETTLED", "the study is on its way again")
         act(session, item, study, now)
-        settle(session, item.item_pk, state, actor=actor, note=note, now=now)
+        settle(session, keys, item.item_pk, state, actor=actor, note=note, now=now, repair=repair)
 
 
 def _process_again(session: Session, item: QuarantineItem, study: ReceivedStudy, now: datetime) -> None:

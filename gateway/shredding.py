@@ -17,9 +17,10 @@ from datetime import datetime
 from sqlmodel import Session, col, select
 
 from compliance import audit
-from compliance.quarantine import QuarantineItem, QuarantineState
+from compliance.quarantine import QuarantineItem, QuarantineState, decide_item
 from compliance.study import Instance, Series, Study, StudyStatus
 from crypto.errors import Conflict, NotFound
+from crypto.keys import KeyStore
 from gateway.application import Application
 from gateway.received import ReceivedInstance, ReceivedState, ReceivedStudy, received_study, unarchived_segments
 from gateway.spool_index import SpoolIndex
@@ -65,7 +66,7 @@ def shred_study(app: Application, name: str, *, actor: str, reason: str, force: 
         if study is not None:
             _end_work(session, study, result, actor, now)
             _forget_description(session, study)
-        _end_received(session, received, actor, reason, now)
+        _end_received(session, app.keys, received, actor, reason, now)
         audit.append(
             session,
             audit.AuditEvent(
@@ -204,7 +205,7 @@ def _forget_description(session: Session, study: Study) -> None:
         session.add(series)
 
 
-def _end_received(session: Session, received: list[ReceivedStudy], actor: str, reason: str, now: datetime) -> None:
+def _end_received(session: Session, keys: KeyStore, received: list[ReceivedStudy], actor: str, reason: str, now: datetime) -> None:
     for row in received:
         # What comes again under this study finds no key and is held for a person, who knows why it was shredded.
         row.wrapped_dek = None
@@ -217,7 +218,7 @@ def _end_received(session: Session, received: list[ReceivedStudy], actor: str, r
             )
         ).all()
         for item in held:
-            item.state, item.decided_at, item.decided_by, item.decision_note = QuarantineState.REJECTED, now, actor, reason
+            decide_item(item, keys, QuarantineState.REJECTED, actor=actor, note=reason, now=now)
             session.add(item)
 
 

@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from sqlmodel import Session, col, select
 
 from compliance import audit
-from compliance.quarantine import QuarantineItem, QuarantineState
+from compliance.quarantine import QuarantineItem, QuarantineState, hold
 from compliance.study import Study
 from crypto.errors import PermanentPeerFailure
 from crypto.merkle import CompactRange
@@ -304,3 +304,24 @@ def test_a_nul_is_refused_at_the_edge(site: GatewaySite) -> None:
     assert client.get("/studies/1%00/report.pdf", headers=PAGE).status_code == 400
     form = {"user_name": "r1\0", "password": "x", "code": "000000", "declared_country": "ES"}
     assert site.anonymous().post("/login", data=form, headers=PAGE).status_code == 400
+
+
+def test_what_staff_write_about_a_held_study_is_kept_sealed(site: GatewaySite) -> None:
+    received_study_pk = site.receive(make_ct_study(instances=1, number=33))
+    with site.app.database.transaction() as session:
+        study = session.get(ReceivedStudy, received_study_pk)
+        assert study is not None
+        study.state = ReceivedState.QUARANTINED
+        item = hold(
+            session, hospital_id="h1", received_study_pk=received_study_pk, reason_code="TEST", element_tag=None, detail="",
+            instance_count=1, actor="test", now=site.app.now(),
+        )  # fmt: skip
+        number = item.item_pk
+    assert site.post("h1", f"/quarantine/{number}/reject", reason="Mrs Gruenwald objected").status_code == 303
+    assert "Mrs Gruenwald objected" in site.client("h1").get(f"/quarantine/{number}", headers=PAGE).text
+    with site.app.database.reading() as session:
+        entry = list(audit.entries(session))[-1]
+        kept = session.get(QuarantineItem, number)
+        assert kept is not None and entry.sealed_body == kept.decision_note_sealed
+        assert "Gruenwald" not in str(kept.model_dump()) + str(audit.body_of(entry))
+        assert entry.detail == {"state": "REJECTED", "how": ""}

@@ -76,7 +76,7 @@ def study(site: GatewaySite, uid: str) -> Study:
 
 
 def settle(act: Any, site: GatewaySite, item: QuarantineItem) -> None:
-    act(site.app.database, hospital_id="h1", quarantine_id=str(item.item_pk), actor="h1", note="seen", now=site.app.now())
+    act(site.app.database, site.app.keys, hospital_id="h1", quarantine_id=str(item.item_pk), actor="h1", note="seen", now=site.app.now())
 
 
 @pytest.fixture

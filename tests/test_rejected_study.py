@@ -38,4 +38,6 @@ def _reject_all(site: GatewaySite) -> None:
     with site.app.database.reading() as session:
         held = session.exec(select(QuarantineItem.item_pk).where(QuarantineItem.state == QuarantineState.HELD)).all()
     for item_pk in held:
-        reject(site.app.database, hospital_id="h1", quarantine_id=str(item_pk), actor="h1", note="objected", now=site.app.now())
+        reject(
+            site.app.database, site.app.keys, hospital_id="h1", quarantine_id=str(item_pk), actor="h1", note="objected", now=site.app.now()
+        )

@@ -342,7 +342,7 @@ def upgrade() -> None:
     sa.Column('held_at', compliance.database.UtcDateTime(timezone=True), nullable=False),
     sa.Column('decided_at', compliance.database.UtcDateTime(timezone=True), nullable=True),
     sa.Column('decided_by', sqlmodel.sql.sqltypes.AutoString(), nullable=True),
-    sa.Column('decision_note', sqlmodel.sql.sqltypes.AutoString(), nullable=True),
+    sa.Column('decision_note_sealed', sa.LargeBinary(), nullable=True),
     sa.ForeignKeyConstraint(['hospital_id'], ['hospital.hospital_id'], name=op.f('fk_quarantine_item_hospital_id_hospital')),
     sa.PrimaryKeyConstraint('item_pk', name=op.f('pk_quarantine_item'))
     )
@@ -482,6 +482,7 @@ def upgrade() -> None:
     sa.Column('started_at', compliance.database.UtcDateTime(timezone=True), nullable=False),
     sa.Column('expires_at', compliance.database.UtcDateTime(timezone=True), nullable=False),
     sa.Column('observed_at', compliance.database.UtcDateTime(timezone=True), nullable=False),
+    sa.Column('active_at', compliance.database.UtcDateTime(timezone=True), nullable=False),
     sa.Column('ended_at', compliance.database.UtcDateTime(timezone=True), nullable=True),
     sa.Column('is_mfa', sa.Boolean(), nullable=False),
     sa.Column('is_device_attested', sa.Boolean(), nullable=False),
