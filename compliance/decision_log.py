@@ -96,6 +96,20 @@ def require_decision(session: Session, digest: str) -> DecisionRow:
     return row
 
 
+def view_right_until(session: Session, reader_id: str, study_instance_uid: str) -> datetime | None:
+    """Until when the newest ALLOW on this reader's looking at this study holds; None where it names no end."""
+    return session.exec(
+        select(DecisionRow.valid_until)
+        .where(
+            DecisionRow.study_instance_uid == study_instance_uid,
+            DecisionRow.reader_id == reader_id,
+            DecisionRow.action == "VIEW",
+            DecisionRow.outcome == "ALLOW",
+        )
+        .order_by(col(DecisionRow.decided_at).desc())
+    ).first()
+
+
 def decisions_of_study(session: Session, study_instance_uid: str) -> list[DecisionRow]:
     return list(
         session.exec(

@@ -78,6 +78,8 @@ class LoginSession(SQLModel, table=True):
     expires_at: datetime = Field(sa_type=UtcDateTime)
     #: When the address and its country were last looked at: every request does.
     observed_at: datetime = Field(sa_type=UtcDateTime)
+    #: When the person last did something: a page that merely stays open does not move it.
+    active_at: datetime = Field(sa_type=UtcDateTime)
     ended_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     is_mfa: bool
     is_device_attested: bool
@@ -112,7 +114,7 @@ def live_session(session: Session, token: str, *, now: datetime) -> LoginSession
 
 
 def is_live(login: LoginSession, now: datetime) -> bool:
-    idle = now - login.observed_at > timedelta(minutes=SESSION_IDLE_MINUTES_MAX)
+    idle = now - login.active_at > timedelta(minutes=SESSION_IDLE_MINUTES_MAX)
     return login.ended_at is None and now < login.expires_at and not idle
 
 
@@ -127,7 +129,16 @@ def country_of_address(session: Session, principal_id: str, address: str) -> tup
             (col(RegisteredNetwork.principal_id) == principal_id) | (col(RegisteredNetwork.principal_id).is_(None))
         )
     ).all()
-    for row in sorted(rows, key=lambda network: (network.principal_id is None, -ipaddress.ip_network(network.cidr).prefixlen)):
-        if ip in ipaddress.ip_network(row.cidr):
+    known = [(row, network) for row in rows if (network := _network(row.cidr)) is not None]
+    for row, network in sorted(known, key=lambda one: (one[0].principal_id is None, -one[1].prefixlen)):
+        if ip in network:
             return row.country, row.kind
     return None, None
+
+
+def _network(cidr: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    """None for a row that names no network: it vouches for nothing, and keeps nobody out."""
+    try:
+        return ipaddress.ip_network(cidr)
+    except ValueError:
+        return None

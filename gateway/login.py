@@ -106,8 +106,10 @@ def log_in(
     return logged_in
 
 
-def visitor_of(app: Application, token: str, address: str) -> Visitor:
+def visitor_of(app: Application, token: str, address: str, *, active_at: datetime | None = None) -> Visitor:
     """Who holds this session token, with the place observed anew where the observation grew old or the address changed.
+
+    `active_at` is when the person did something, where this request says so; without it the request keeps no login from growing idle.
 
     Raises: NotAllowed(SESSION_ENDED).
     """
@@ -117,11 +119,15 @@ def visitor_of(app: Application, token: str, address: str) -> Visitor:
         principal = require_principal(session, login.principal_id)
     if not principal.is_active:
         raise NotAllowed("SESSION_ENDED")
-    if login.address == address and (now - login.observed_at).total_seconds() < _OBSERVE_SECONDS:
+    is_observed = login.address == address and (now - login.observed_at).total_seconds() < _OBSERVE_SECONDS
+    is_moved = active_at is not None and (active_at - login.active_at).total_seconds() >= _OBSERVE_SECONDS
+    if is_observed and not is_moved:
         return Visitor(principal, login)
     with app.database.transaction() as session:
         login = live_session(session, token, now=now)
         login.address, login.observed_at = address, now
+        if active_at is not None:
+            login.active_at = max(login.active_at, min(active_at, now))
         login.ip_country, login.ip_kind = country_of_address(session, login.principal_id, address)
         session.add(login)
     return Visitor(principal, login)
@@ -174,6 +180,7 @@ def _begin_session(
             started_at=now,
             expires_at=now + timedelta(hours=SESSION_HOURS_MAX),
             observed_at=now,
+            active_at=now,
             is_mfa=True,
             is_device_attested=device is not None,
             declared_country=declared_country,

@@ -16,7 +16,7 @@ from compliance.study import open_order_text, open_study_key, study_by_pk
 from crypto.errors import BadInput, Conflict, NotAllowed
 from gateway.application import Application
 from gateway.held_step import ReaderVisitor, grants_of_step, is_held, look_back, own_step, transaction_uid_of, why_ended
-from gateway.login import Visitor
+from gateway.login import Visitor, visitor_of
 from gateway.page_shell import shell_of
 from gateway.reading_desk import (
     begun,
@@ -32,7 +32,7 @@ from gateway.reading_desk import (
     watermark,
 )
 from gateway.reason_words import reason_sentence, refusal_sentence
-from gateway.request_context import App, PostedForm, page_number
+from gateway.request_context import SESSION_COOKIE, App, PostedForm, address_of, page_number
 from gateway.web.contexts import CriticalResult, Notice, ReadPage, ReportText, WorklistRowPart
 from gateway.web.rendering import render
 from gateway.worklist_page import filters_of, row_of, worklist_page
@@ -83,6 +83,12 @@ class DraftBody(BaseModel):
     kind: Literal["PRELIMINARY", "FINAL", "ADDENDUM", "CORRECTION"]
     sections: DraftSections
     critical: DraftCritical = DraftCritical()
+
+
+class BeatBody(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    #: Since the last key, click or scroll on the page or in its viewer; None where the page does not know.
+    idle_seconds: int | None = Field(default=None, ge=0, le=86_400)
 
 
 @router.get("/worklist")
@@ -159,8 +165,14 @@ def keep_draft(app: App, reader: ReaderVisitor, form: PostedForm, procedure_step
 
 
 @router.post("/read/{procedure_step_uid}/heartbeat")
-def keep_claim(app: App, reader: ReaderVisitor, form: PostedForm, procedure_step_uid: str) -> Response:
-    """The lease runs on, and the right to look is asked about again where its quarter of an hour ends soon."""
+def keep_claim(request: Request, app: App, reader: ReaderVisitor, form: PostedForm, procedure_step_uid: str, body: BeatBody) -> Response:
+    """The lease runs on, and the right to look is asked about again where its quarter of an hour ends soon.
+
+    The page says how long ago the person last touched it: reading is work, an empty chair is not.
+    """
+    if body.idle_seconds is not None:
+        active_at = app.now() - timedelta(seconds=body.idle_seconds)
+        visitor_of(app, request.cookies.get(SESSION_COOKIE, ""), address_of(request), active_at=active_at)
     step, now = own_step(app, reader, procedure_step_uid), app.now()
     lease = step.lease_expires_at
     try:

@@ -32,7 +32,15 @@ def visitor_of_request(request: Request) -> Visitor:
     token = request.cookies.get(SESSION_COOKIE)
     if not token:
         raise NotAllowed(SESSION_ENDED)
-    return visitor_of(application_of(request), token, address_of(request))
+    app = application_of(request)
+    return visitor_of(app, token, address_of(request), active_at=None if _is_automatic(request) else app.now())
+
+
+def _is_automatic(request: Request) -> bool:
+    """Whether a page that merely stays open sends this by itself: heartbeat, event channel, refreshed list, images."""
+    path = request.url.path
+    is_refresh = path == "/worklist" and request.headers.get("HX-Trigger") == "rows"
+    return path == "/events" or path.endswith("/heartbeat") or path.startswith("/dicom-web") or is_refresh
 
 
 #: Asked once per request, however many dependencies want it.

@@ -138,6 +138,7 @@ class ReadingRows:
             started_at=self.at,
             expires_at=self.at + timedelta(hours=8),
             observed_at=self.at,
+            active_at=self.at,
             is_mfa=True,
             is_device_attested=True,
             declared_country="ES",
@@ -200,7 +201,7 @@ class ReadingRows:
         with self.database.transaction() as session:
             login = session.get(LoginSession, login_of(reader_id))
             assert login is not None
-            login.observed_at = self.at
+            login.observed_at = login.active_at = self.at
             for name, value in changes.items():
                 setattr(login, name, value)
             session.add(login)

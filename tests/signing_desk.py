@@ -42,7 +42,7 @@ class Desk:
                 select(LoginSession).where(LoginSession.principal_id == self.reader_id, col(LoginSession.ended_at).is_(None))
             ).one()
             # A browser that is used is heard of all the time.
-            login.observed_at = self.site.clock.at
+            login.observed_at = login.active_at = self.site.clock.at
             session.add(login)
             return login.token_digest
 

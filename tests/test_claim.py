@@ -317,7 +317,7 @@ def test_end_of_the_login_ends_the_claim(rows: ReadingRows, how: str) -> None:
     elif how == "expired":
         rows.observe(expires_at=rows.at)
     else:
-        rows.observe(observed_at=rows.at - timedelta(minutes=31))
+        rows.observe(active_at=rows.at - timedelta(minutes=31))
     with rows.database.reading() as session:
         assert standing_grants(session, reader_id="r1", login_digest=login_of("r1"), now=rows.at) == []
     with pytest.raises(NotAllowed), rows.database.transaction() as session:

@@ -23,7 +23,7 @@ from compliance.counters import lock_counters
 from compliance.credential import require_reader
 from compliance.database import Database
 from compliance.decision import Decision
-from compliance.decision_log import decide_and_record
+from compliance.decision_log import decide_and_record, view_right_until
 from compliance.emergency_access import EmergencyAccess, append_alert, end_emergency_access
 from compliance.facts import gather_facts
 from compliance.lawbook import LawBundle
@@ -192,11 +192,12 @@ def require_claim(session: Session, procedure_step_uid: str, reader_id: str, log
 
 
 def heartbeat(database: Database, *, procedure_step_uid: str, reader_id: str, login_digest: str, now: datetime) -> datetime:
-    """The lease runs on; its new end. Raises: NotFound, NotAllowed."""
+    """The lease runs on, at most as long as the last decision on this look holds; its new end. Raises: NotFound, NotAllowed."""
     with database.transaction() as session:
         step = require_claim(session, procedure_step_uid, reader_id, login_digest, now=now)
         login = _live_login(session, login_digest, reader_id, now)
-        step.lease_expires_at = min(now + timedelta(minutes=LEASE_MINUTES), login.expires_at)
+        right_until = view_right_until(session, reader_id, study_by_pk(session, step.study_pk).study_instance_uid)
+        step.lease_expires_at = min(filter(None, (now + timedelta(minutes=LEASE_MINUTES), login.expires_at, right_until)))
         session.add(step)
         return step.lease_expires_at
 

@@ -244,7 +244,7 @@ class ReadPage:
 
     POST .../draft (JSON {version, kind, sections{technique,comparison,findings,impression}, critical{is_critical, statement,
     communicated_to, communicated_at: instant in UTC or ""}}) -> {version, saved_at}; 409 if another window saved a newer draft.
-    POST .../heartbeat (JSON {}) -> {lease_expires_at, session_expires_at, decision_digest}.
+    POST .../heartbeat (JSON {idle_seconds}) -> {lease_expires_at, session_expires_at, decision_digest}.
     GET .../sign -> sign_preview.html.j2. POST .../sign (form: csrf_token, passphrase and what was shown: draft_version, report_digest,
     manifest_digest, order_digest) -> header HX-Redirect, or 422 with refusal.html.j2. POST .../release (form: csrf_token,
     reason). POST .../addendum (form: csrf_token, kind) opens a new draft.

@@ -143,10 +143,12 @@
         show('saved', `Saved ${clock.format(new Date(answer.saved_at ?? Date.now()))}`);
       } catch (failure) {
         isDirty = true;
-        isStopped = [400, 401, 403, 404, 409, 410].includes(failure.status);
+        isStopped = [400, 401, 403, 404, 409, 410, 413, 422].includes(failure.status);
         const why = {
           401: 'your login has ended; log in again in another tab, then save', 403: 'you may no longer write this report',
           409: 'the claim has ended, or a newer draft was saved elsewhere; copy your text and reload',
+          413: 'the text is too long',
+          400: failure.message || 'the gateway does not take this text', 422: failure.message || 'the gateway does not take this text',
         }[failure.status] ?? 'the gateway did not answer; trying again';
         show('failed', `Not saved: ${why}`);
         if (failure.status === 401) { sessionEndsAt = 0; watchSession(); isStopped = false; }
@@ -213,10 +215,15 @@
       viewer?.remove();
     }
     let beating = 0;
+    // Reading is work: keys, clicks and scrolling here and in the viewer keep the login from growing idle, an open page alone does not.
+    let touchedAt = Date.now();
+    const touched = () => { touchedAt = Date.now(); };
+    const watch = (target) => ['keydown', 'pointerdown', 'pointermove', 'wheel', 'touchmove'].forEach((name) => target.addEventListener(name, touched, { capture: true, passive: true }));
+    watch(document);
     async function beat() {
       clearTimeout(beating);
       try {
-        const answer = await post(`${base}/heartbeat`, {});
+        const answer = await post(`${base}/heartbeat`, { idle_seconds: Math.min(86400, Math.max(0, Math.round((Date.now() - touchedAt) / 1000))) });
         if (answer.session_expires_at) sessionEndsAt = new Date(answer.session_expires_at).getTime();
         const lease = find('#lease');
         if (lease && answer.lease_expires_at) { lease.dateTime = answer.lease_expires_at; showLocal(lease); }
@@ -258,7 +265,7 @@
     });
     if (viewer) {
       viewer.addEventListener('load', () => {
-        try { viewer.contentWindow.addEventListener('keydown', keys, true); } catch { /* another origin: its keys stay its own */ }
+        try { viewer.contentWindow.addEventListener('keydown', keys, true); watch(viewer.contentWindow); } catch { /* another origin: its keys stay its own */ }
       });
       const button = find('[data-measurements]');
       if (button) button.hidden = false;
