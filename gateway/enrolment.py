@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -139,7 +140,11 @@ def add_principal(
 
 
 def add_network(app: Application, actor: str, network: RegisteredNetwork) -> None:
-    """Whoever comes from there sits in that country: the operator's word, on record."""
+    """Whoever comes from there sits in that country: the operator's word, on record. Raises: BadInput."""
+    try:
+        ipaddress.ip_network(network.cidr, strict=True)
+    except ValueError:
+        raise BadInput("a network is an address and a prefix without host bits, as in 192.0.2.0/24") from None
     with app.database.transaction() as session:
         session.add(network)
         note(
