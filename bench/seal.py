@@ -1,6 +1,6 @@
 """How fast sealing, opening and the spool are here, against the plain primitives they stand on.
 
-    python bench/seal.py [DIRECTORY]        DIRECTORY: on the disk to measure (default: the working directory)
+python bench/seal.py [DIRECTORY]        DIRECTORY: on the disk to measure (default: the working directory)
 """
 
 from __future__ import annotations
