@@ -6,6 +6,7 @@ Where `gateway_site` calls the steps one by one with a clock that stands still, 
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from compliance.study import Study, require_study
 from gateway.application import Application, open_application
 from gateway.config import Settings
 from gateway.demo_hospital import DemoHospital
+from gateway.demo_reader import DemoReader
 from gateway.demo_sender import send_sample
 from gateway.demo_site import DemoLogin, HospitalPorts, populate
 from gateway.dicom_tls import TlsMaterial, client_context
@@ -77,6 +79,27 @@ class RunningSite:
         order = make_order(person, datasets, hospital_id=hospital_id)
         sample = SampleStudy("study", hospital_id, person, datasets, order, Expectation.WORKLIST)
         send_sample(self.app, sample, dicom=self.tls, orders=self.server.orders[0].address)
+
+    def claim(self, procedure_step_uid: str, principal_id: str = "r1") -> DemoReader:
+        """The reader, logged in by HTTP, holds the step."""
+        assert self.server.http_address is not None
+        reader = DemoReader(self.logins[principal_id], self.server.http_address)
+        reader.log_in()
+        reader.page("/worklist")
+        assert reader.post_form(f"/worklist/{procedure_step_uid}/claim", {}) == 303
+        return reader
+
+    def sign(self, reader: DemoReader, procedure_step_uid: str, principal_id: str = "r1") -> None:
+        """A final report of the step is written and signed."""
+        reader.page(f"/read/{procedure_step_uid}")
+        sections = {"technique": "", "comparison": "", "findings": "No bleeding.", "impression": "Normal."}
+        critical = {"is_critical": False, "statement": "", "communicated_to": "", "communicated_at": ""}
+        reader.post_json(f"/read/{procedure_step_uid}/draft", {"version": 0, "kind": "FINAL", "sections": sections, "critical": critical})
+        # What is signed is named by the form's own hidden fields: the draft, the images, the order that were shown.
+        preview = reader.page(f"/read/{procedure_step_uid}/sign")
+        fields = dict(re.findall(r'type="hidden" name="([a-z_]+)" value="([^"]*)"', preview))
+        passphrase = self.logins[principal_id].passphrase
+        assert reader.post_form(f"/read/{procedure_step_uid}/sign", {**fields, "passphrase": passphrase}) == 303
 
     def received_study(self, session: Session, original_uid: str, hospital_id: str = "h1") -> ReceivedStudy | None:
         lookup = study_lookup(self.app.keys, hospital_id, original_uid)

@@ -79,14 +79,11 @@ def test_phantom_goes_through_all_nine_steps_and_its_summary_pages_do_not_hold_i
         assert all((item.reason_code, item.is_partial) == ("BURNED_IN_TEXT", True) for _, item in held)
         assert [by_number[number].instance_count for number in (100, 201, 202)] == [1, 28, 140]
         # 5. and 6. claimed, viewed: what the reader gets is what the scanner made, bit for bit
-        reader = DemoReader(site.logins["r1"], site_address(site))
-        reader.log_in()
-        reader.page("/worklist")
-        reader.post_form(f"/worklist/{step.procedure_step_uid}/claim", {})
+        reader = site.claim(step.procedure_step_uid)
         for number in (100, 201, 202):
             assert_same_pixels(site, reader, study, by_number[number], slices[number][len(slices[number]) // 2])
         # 7. and 8. written, signed
-        read_and_sign(reader, step.procedure_step_uid, site.logins["r1"].passphrase)
+        site.sign(reader, step.procedure_step_uid)
         # 9. delivered under the phantom's own name and UID
         delivered = eventually(lambda: next(iter((site.received / "h1").glob("*.pdf")), None), 90, "the report was not delivered")
         eventually(lambda: next(iter((site.received / "h1").glob("*.hl7")), None), 90, "no ORU was delivered")
@@ -96,11 +93,6 @@ def test_phantom_goes_through_all_nine_steps_and_its_summary_pages_do_not_hold_i
         assert verification.source.patient.name.split("=")[0] == str(sent[0].PatientName)
         with site.app.database.reading() as session:
             assert verify_log(session, site.app.log_signer.public_key).is_sound
-
-
-def site_address(site: RunningSite) -> tuple[str, int]:
-    assert site.server.http_address is not None
-    return site.server.http_address
 
 
 def held_instances(session: Session, site: RunningSite, uid: str) -> list[tuple[ReceivedInstance, QuarantineItem]]:
@@ -122,16 +114,6 @@ def assert_same_pixels(site: RunningSite, reader: DemoReader, study: Study, seri
     path = f"/dicom-web/studies/{study.study_instance_uid}/series/{series.series_instance_uid}/instances/{sop_instance_uid}/frames/1"
     shown = imagecodecs.htj2k_decode(reader.get_part(path))
     assert np.array_equal(shown.astype(np.int64) & 0xFFFF, original.pixel_array.astype(np.int64) & 0xFFFF)
-
-
-def read_and_sign(reader: DemoReader, procedure_step_uid: str, passphrase: str) -> None:
-    reader.page(f"/read/{procedure_step_uid}")
-    sections = {"technique": "", "comparison": "", "findings": "A head of plastic.", "impression": "No patient."}
-    critical = {"is_critical": False, "statement": "", "communicated_to": "", "communicated_at": ""}
-    reader.post_json(f"/read/{procedure_step_uid}/draft", {"version": 0, "kind": "FINAL", "sections": sections, "critical": critical})
-    preview = reader.page(f"/read/{procedure_step_uid}/sign")
-    fields = dict(re.findall(r'name="(draft_version|report_digest)" value="([^"]*)"', preview))
-    reader.post_form(f"/read/{procedure_step_uid}/sign", {**fields, "passphrase": passphrase})
 
 
 # --- every loose file --------------------------------------------------------------------------------------------------------

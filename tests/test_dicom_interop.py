@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom.dataset import Dataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import CTImageStorage, EncapsulatedPDFStorage, ExplicitVRLittleEndian
 from pynetdicom import AE, build_context, evt
 from sqlmodel import col, select
 from structlog.testing import capture_logs
 
 from compliance.audit import AuditEntry, EventType
-from compliance.hospital import Hospital
+from compliance.hospital import Hospital, ReportTarget, TargetKind
 from crypto.certificates import create_ca, issue_client
 from crypto.errors import BadInput
 from gateway.application import open_application
 from gateway.config import Settings
 from gateway.dicom_uids import STORAGE_COMMITMENT_PUSH_MODEL, STORAGE_COMMITMENT_PUSH_MODEL_INSTANCE
+from gateway.enrolment import add_target
 from gateway.server import Server
 from gateway.store_scu import echo
 from tests.builders import make_ct_study, make_mr_study, part10_of
 from tests.dicom_peers import wait_until
+from tests.orthanc_server import running_orthanc
 from tests.peers import require_peer
-from tests.running_site import RunningSite, running_site
+from tests.running_site import RunningSite, eventually, running_site
 
 pytestmark = pytest.mark.interop
 
@@ -227,3 +231,29 @@ def commit(site: RunningSite, sop_instance_uids: list[str]) -> list[Dataset]:
     assert wait_until(lambda: bool(reports), 10)
     association.release()
     return reports
+
+
+def test_study_forwarded_by_orthanc_is_read_and_its_report_comes_back_to_orthanc(site: RunningSite, tmp_path: Path) -> None:
+    datasets = make_ct_study(3, number=505)
+    uid = str(datasets[0].StudyInstanceUID)
+    with running_orthanc(tmp_path / "orthanc", ae_title="H1_PACS", modalities={"readgate": ("READGATE", site.plaintext[1])}) as orthanc:
+        add_target(
+            site.app,
+            "op",
+            ReportTarget(hospital_id="h1", kind=TargetKind.DICOM, host="127.0.0.1", port=orthanc.dicom, ae_title=orthanc.ae_title),
+        )
+        sent = [orthanc.post("/instances", part10_of(dataset))["ID"] for dataset in datasets]
+        assert orthanc.post("/modalities/readgate/echo", b"{}") == {}
+        assert orthanc.post("/modalities/readgate/store", json.dumps(sent).encode())["FailedInstancesCount"] == 0
+        study, step = site.routed(uid)
+        assert study.instance_count == 3
+        site.sign(site.claim(step.procedure_step_uid), step.procedure_step_uid)
+
+        def report() -> dict[str, Any] | None:
+            found = orthanc.post("/tools/find", json.dumps({"Level": "Series", "Expand": True, "Query": {"Modality": "DOC"}}).encode())
+            return found[0] if found else None
+
+        series = eventually(report, 60, "the report did not come to Orthanc")
+        tags = orthanc.get(f"/instances/{series['Instances'][0]}/simplified-tags")
+    assert (tags["StudyInstanceUID"], tags["PatientID"]) == (uid, str(datasets[0].PatientID))
+    assert tags["SOPClassUID"] == EncapsulatedPDFStorage and tags["MIMETypeOfEncapsulatedDocument"] == "application/pdf"
