@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, Column
+from sqlalchemy import JSON, BigInteger, Column
 from sqlmodel import Field, Session, SQLModel, col, select
 
 from compliance.database import UtcDateTime
@@ -35,7 +35,7 @@ class Hospital(SQLModel, table=True):
     deidentify_options: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
     #: Public half of the key under which the hospital's edge signs de-identification manifests, PEM; "" until the first study.
     edge_public_key: str = ""
-    quota_bytes: int | None = None
+    quota_bytes: int | None = Field(default=None, sa_type=BigInteger)
     created_at: datetime = Field(sa_type=UtcDateTime)
 
 

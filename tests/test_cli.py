@@ -118,7 +118,9 @@ def test_a_hospital_with_sender_and_target(data: Path) -> None:
     run(data, "site", "add", "h9", "--name", "Klinik Neun", "--jurisdiction", "DE-BY", "--address", "Weg 1")
     issued = parsed(data, "site", "sender", "h9", "H9_PACS", "--issue")["issued"]
     assert all(Path(path).exists() for path in issued)
-    parsed(data, "site", "target", "h9", "--kind", "MLLP", "--host", "his.example", "--port", "2575")
+    target = ("site", "target", "h9", "--kind", "MLLP", "--host", "his.example", "--port", "2575")
+    assert "TLS" in run(data, *target, code=2).stderr, "a report names the patient"
+    parsed(data, *target, "--tls")
     row = next(row for row in parsed(data, "site", "list") if row["hospital_id"] == "h9")
     assert (row["senders"], row["storage_country"]) == (["H9_PACS"], "DE")
     assert last_entry(data).actor.startswith("cli/")

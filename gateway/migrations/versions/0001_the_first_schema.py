@@ -129,7 +129,7 @@ def upgrade() -> None:
     sa.Column('turnaround_minutes', sa.JSON(), nullable=False),
     sa.Column('deidentify_options', sa.JSON(), nullable=False),
     sa.Column('edge_public_key', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
-    sa.Column('quota_bytes', sa.Integer(), nullable=True),
+    sa.Column('quota_bytes', sa.BigInteger(), nullable=True),
     sa.Column('created_at', compliance.database.UtcDateTime(timezone=True), nullable=False),
     sa.PrimaryKeyConstraint('hospital_id', name=op.f('pk_hospital'))
     )
