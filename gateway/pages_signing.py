@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
+from sqlmodel import col, select
 
+from compliance import audit
+from compliance.audit import AuditEntry
+from compliance.second_factor import FAILURES_MAX, LOCK_MINUTES
 from compliance.study import open_order_text, open_study_key, study_by_pk
 from crypto.canonical import digest
 from crypto.errors import BadInput, Conflict, NotAllowed, NotFound, ReadgateError
+from gateway.application import Application
 from gateway.held_step import ReaderVisitor, is_held, own_step, transaction_uid_of
+from gateway.login import Visitor
 from gateway.reading_desk import critical_of, kinds_for, obstacles, text_of
 from gateway.reason_words import refusal_sentence
 from gateway.request_context import App, PostedForm, natural_number
@@ -24,6 +31,9 @@ from reporting.signing import sign
 from worklist.workitem import require_step
 
 router = APIRouter()
+#: What crypto/signing_key.py says of a passphrase that opens nothing.
+KEY_NOT_OPENED = "wrong-passphrase"
+SIGNING_LOCKED = "SIGNING_LOCKED"
 
 
 @router.get("/read/{procedure_step_uid}/sign")
@@ -69,6 +79,7 @@ def sign_report(request: Request, app: App, reader: ReaderVisitor, form: PostedF
         with app.database.reading() as session:
             step = require_step(session, procedure_step_uid)
             study, draft = study_by_pk(session, step.study_pk), load_draft(session, app.keys, step, reader.principal_id)
+        _require_unlocked(app, reader)
         _require_shown(form, draft.sections, open_order_text(open_study_key(app.keys, study), study), study.manifest_digest)
         sign(
             app.database,
@@ -88,10 +99,50 @@ def sign_report(request: Request, app: App, reader: ReaderVisitor, form: PostedF
     except NotFound:
         raise
     except ReadgateError as error:
+        if reason_of(error) == KEY_NOT_OPENED:
+            _note_wrong_passphrase(app, reader, procedure_step_uid)
         return _refused(error)
     if "HX-Request" in request.headers:
         return Response(status_code=204, headers={"HX-Redirect": f"/read/{procedure_step_uid}"})
     return RedirectResponse(f"/read/{procedure_step_uid}", status_code=303)
+
+
+def _require_unlocked(app: Application, reader: Visitor) -> None:
+    """A guesser has few tries: wrong passphrases in a row lock signing for a while. Raises: NotAllowed(SIGNING_LOCKED)."""
+    with app.database.reading() as session:
+        newest = session.exec(
+            select(AuditEntry.outcome)
+            .where(
+                AuditEntry.actor == reader.principal_id,
+                AuditEntry.event_type == audit.EventType.SIGN,
+                col(AuditEntry.recorded_at) > app.now() - timedelta(minutes=LOCK_MINUTES),
+            )
+            .order_by(col(AuditEntry.entry_index).desc())
+            .limit(FAILURES_MAX)
+        ).all()
+    if len(newest) == FAILURES_MAX and all(outcome == audit.Outcome.SERIOUS_FAILURE for outcome in newest):
+        raise NotAllowed(SIGNING_LOCKED)
+
+
+def _note_wrong_passphrase(app: Application, reader: Visitor, procedure_step_uid: str) -> None:
+    with app.database.transaction() as session:
+        step = require_step(session, procedure_step_uid)
+        audit.append(
+            session,
+            audit.AuditEvent(
+                event_id=audit.EventId.PROCEDURE_RECORD,
+                event_type=audit.EventType.SIGN,
+                action=audit.Action.EXECUTE,
+                actor=reader.principal_id,
+                outcome=audit.Outcome.SERIOUS_FAILURE,
+                hospital_id=step.hospital_id,
+                study_instance_uid=study_by_pk(session, step.study_pk).study_instance_uid,
+                object_id=procedure_step_uid,
+                network_address=reader.login.address,
+                detail={"reason": "WRONG_PASSPHRASE"},
+            ),
+            at=app.now(),
+        )
 
 
 def _require_shown(form: Mapping[str, str], sections: Mapping[str, Any], order_text: Mapping[str, str], manifest_digest: str) -> None:

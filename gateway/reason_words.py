@@ -58,6 +58,7 @@ _DECISION = {
 }
 _ACTS = {
     "NOT_YOUR_CLAIM": "Your claim has ended. Claim the study again; your text is kept.",
+    "SIGNING_LOCKED": "Too many wrong passphrases. Signing is locked for a quarter of an hour.",
     "DRAFT_MOVED_ON": "A newer draft was saved in another window. Copy your text and load the page again.",
     "MOVED_ON": "The draft or the study changed while it was being signed. Check the text again.",
     "TRANSACTION_UID_WRONG": "The claim was made elsewhere. Claim the study again.",

@@ -170,6 +170,23 @@ def test_signing_needs_the_passphrase_and_the_draft_that_was_shown(site: Gateway
     assert site.client("r1").get(f"/dicom-web/studies/{site.study_instance_uid}/metadata").status_code == 404
 
 
+def test_wrong_passphrases_are_on_record_and_lock_signing(site: GatewaySite) -> None:
+    step_uid = site.claim()
+    site.write(step_uid)
+    shown = signed_fields(site.client("r1").get(f"/read/{step_uid}/sign", headers=PAGE).text)
+    for number in range(5):
+        assert "not the one of your" in site.post("r1", f"/read/{step_uid}/sign", **shown, passphrase=f"guess {number}").text
+    with site.app.database.reading() as session:
+        entries = session.exec(select(AuditEntry).where(AuditEntry.event_type == EventType.SIGN)).all()
+    assert [(entry.outcome, entry.detail["reason"]) for entry in entries] == [(Outcome.SERIOUS_FAILURE, "WRONG_PASSPHRASE")] * 5
+    locked = site.sign(step_uid)
+    assert locked.status_code == 422 and "SIGNING_LOCKED" in locked.text
+    for _ in range(2):
+        site.clock.forward(minutes=8)
+        site.post_json("r1", f"/read/{step_uid}/heartbeat", {"idle_seconds": 0})
+    assert site.sign(step_uid).status_code == 303
+
+
 def test_nothing_is_signed_but_the_images_and_the_order_that_were_shown(site: GatewaySite) -> None:
     step_uid, passphrase = site.claim(), site.logins["r1"].passphrase
     site.write(step_uid)
