@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from datetime import datetime
 from typing import Any
 
@@ -13,7 +15,7 @@ from compliance.database import UtcDateTime
 from compliance.decision import Decision, decide
 from compliance.decision_clock import move_clock, require_forward_clock
 from compliance.lawbook import LawBundle
-from crypto.errors import NotFound
+from crypto.errors import IntegrityFailure, NotFound
 
 
 class DecisionRow(SQLModel, table=True):
@@ -108,6 +110,18 @@ def view_right_until(session: Session, reader_id: str, study_instance_uid: str) 
         )
         .order_by(col(DecisionRow.decided_at).desc())
     ).first()
+
+
+def require_unchanged(row: DecisionRow) -> dict[str, Any]:
+    """The document of the decision, proved by its digest; it says what its row says. Raises: IntegrityFailure."""
+    # The digest is over the record's own bytes: they stand in the document but for the digest itself.
+    record = row.document.replace(f'"digest":"{row.digest}",', "", 1).encode()
+    if f"sha256:{hashlib.sha256(record).hexdigest()}" != row.digest:
+        raise IntegrityFailure("the record of a decision does not have its digest")
+    document: dict[str, Any] = json.loads(row.document)
+    if document["outcome"] != row.outcome:
+        raise IntegrityFailure("the record of a decision does not say what its row says")
+    return document
 
 
 def decisions_of_study(session: Session, study_instance_uid: str) -> list[DecisionRow]:

@@ -1,6 +1,7 @@
 """Deliver: the report reaches its hospital under the patient's own name, once per target, with a receipt.
 
 1. The report is what its reader signed, with the key that reader registered, and it belongs to this study and this hospital (threat T12).
+   The decision that it was signed under is on record, unchanged, and allowed just that.
 2. The identity is opened from the crosswalk (an audit event), and the hospital's copy is composed, sealed with the hospital's
    certificate, and verified as `readgate report verify` would. It is made once; every target and every retry gets the same bytes.
 3. It is sent. SOP Instance UID and message control id are derived from the report, so that a repeated sending is recognised.
@@ -21,11 +22,13 @@ from compliance import audit
 from compliance.credential import require_reader
 from compliance.crosswalk import open_study_identity
 from compliance.database import Database
+from compliance.decision_log import require_decision, require_unchanged
 from compliance.hospital import Hospital, ReportTarget, TargetKind, require_hospital
 from compliance.study import Study, open_study_key, study_by_pk
 from crypto.certificates import KeyAndCertificate
 from crypto.errors import IntegrityFailure, NotFound, PermanentPeerFailure, TemporarilyUnable
 from crypto.keys import KeyStore
+from reporting.content import ReportKind
 from reporting.delivery_queue import Delivery, DeliveryState, note_failure, require_delivery
 from reporting.document import ReportSource, compose_document
 from reporting.encapsulated import encapsulate
@@ -106,7 +109,7 @@ def deliver(
                 study_instance_uid=study_by_pk(session, report.study_pk).study_instance_uid,
                 object_id=delivery.report_uid,
                 decision_digest=report.decision_digest,
-                detail={"kind": delivery.kind, "attempt": delivery.attempts, "state": delivery.state},
+                detail={"kind": delivery.kind, "attempt": delivery.attempts, "state": delivery.state, "decision_verified": True},
             ),
             at=now,
         )
@@ -130,6 +133,7 @@ def _parcel(
         if target is None or target.hospital_id != report.hospital_id:
             raise IntegrityFailure("a delivery points at another hospital's target")
         study = study_by_pk(session, report.study_pk)
+        _require_allowed(session, report, study)
         source = report_source(session, keys, report, study, actor=ACTOR, purpose="deliver", now=now)
         standing = session.get(ReportCopy, report.report_uid)
         pdf = open_copy(open_study_key(keys, study), standing) if standing is not None else None
@@ -196,6 +200,17 @@ def _require_own_study(session: Session, signed: SignedReport, report: Report, s
         raise IntegrityFailure("the signed report is not of this study")
     if signed.key_fingerprint() != public_key_fingerprint(require_reader(session, report.reader_id).public_key_pem):
         raise IntegrityFailure("the report is signed with a key that its reader did not register")
+
+
+def _require_allowed(session: Session, report: Report, study: Study) -> None:
+    """The law was asked at the signature and said yes to this reader, this study and this kind; an older record names no study."""
+    row = require_decision(session, report.decision_digest)
+    facts: dict[str, Any] = require_unchanged(row)["facts"] if row.outcome == "ALLOW" else {}
+    action = "SIGN_PRELIMINARY" if report.kind == ReportKind.PRELIMINARY else "SIGN_FINAL"
+    if (facts.get("action"), facts.get("reader", {}).get("id")) != (action, report.reader_id):
+        raise IntegrityFailure("the decision on record does not allow the signature of this report")
+    if facts["object"].get("study", study.study_instance_uid) != study.study_instance_uid:
+        raise IntegrityFailure("the decision on record is of another study")
 
 
 def _composed(source: ReportSource, signer: KeyAndCertificate, trust_roots: Sequence[bytes], now: datetime) -> bytes:

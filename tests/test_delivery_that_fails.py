@@ -9,12 +9,14 @@ import pytest
 from sqlmodel import select
 
 from compliance.audit import EventType
+from compliance.decision_log import DecisionRow
 from compliance.hospital import PLAINTEXT_ALLOWED, ReportTarget, TargetKind, may_leave_in_plaintext
 from crypto.errors import BadInput
 from gateway.delivery_senders import senders_of
 from gateway.enrolment import add_target
 from reporting import delivery as delivery_module
 from reporting.delivery import deliver
+from reporting.report import Report
 from tests.gateway_site import GatewaySite, gateway_site
 from tests.signing_desk import Desk, deliveries_of, entries_of, is_log_sound
 
@@ -112,3 +114,23 @@ def test_loopback_is_what_it_is_by_its_own_name(host: str, may: bool) -> None:
         may_leave_in_plaintext(ReportTarget(hospital_id="h1", kind=TargetKind.MLLP, host=host, port=1, settings={PLAINTEXT_ALLOWED: "yes"}))
         is may
     )
+
+
+@pytest.mark.parametrize("change", [("ES", "FR"), ('"ALLOW"', '"DENY"'), None], ids=["another word", "another outcome", "gone"])
+def test_report_whose_decision_is_not_on_record_as_it_was_made_is_not_sent(site: GatewaySite, change: tuple[str, str] | None) -> None:
+    with site.app.database.transaction() as session:
+        report = session.exec(select(Report)).one()
+        row = session.get(DecisionRow, report.decision_digest)
+        assert row is not None
+        if change is None:
+            session.delete(row)
+        else:
+            row.document = row.document.replace(*change, 1)
+            session.add(row)
+    assert site.deliver() == ["DEAD_LETTER", "DEAD_LETTER"]
+    assert {reason for reason, _ in _failures(site)} == {"INTEGRITY_FAILURE"} and site.outbox.documents == []
+
+
+def test_delivery_says_that_its_decision_was_verified(site: GatewaySite) -> None:
+    assert site.deliver() == ["DELIVERED", "DELIVERED"]
+    assert [entry.detail["decision_verified"] for entry in entries_of(site, EventType.DELIVER)] == [True, True]
