@@ -149,6 +149,7 @@ def accept(
     # If we crash here the boxes are on record and the item waits as before; accepting again replaces them.
     try_again(
         app.database,
+        app.keys,
         hospital_id=staff.principal.hospital_id,
         quarantine_id=quarantine_id,
         actor=staff.principal_id,
@@ -161,6 +162,7 @@ def refuse(app: Application, staff: Visitor, quarantine_id: str, *, note: str) -
     """The item's instances are never read. Raises: NotFound, Conflict."""
     reject(
         app.database,
+        app.keys,
         hospital_id=staff.principal.hospital_id,
         quarantine_id=quarantine_id,
         actor=staff.principal_id,
