@@ -20,6 +20,7 @@ from crypto.vault import Vault, local_vault, s3_vault
 from gateway.certificate_store import CertificateStore
 from gateway.config import Settings, VaultSettings, load_settings
 from gateway.law_files import law_at_start
+from gateway.login_gate import LoginGate
 from gateway.schema import migrate
 
 LOG_ORIGIN = "readgate.audit"
@@ -44,6 +45,7 @@ class Application:
     law_refusal: str | None = None
     #: Set when the process is asked to stop; long loops look at it.
     stopping: threading.Event = field(default_factory=threading.Event)
+    login_gate: LoginGate = field(default_factory=LoginGate)
 
     def document_signer(self, hospital_id: str) -> KeyAndCertificate:
         """The hospital's sealing key. Raises: BadInput where none was enrolled."""

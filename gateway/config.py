@@ -49,6 +49,8 @@ class HttpSettings(_Section):
     port: int = 8080
     #: Who may ask for /metrics.
     metrics_networks: list[str] = Field(default_factory=lambda: ["127.0.0.0/8", "::1/128"])
+    #: Proxies before us, as networks. Only from them is the last hop of X-Forwarded-For taken for the address of who asks.
+    trusted_proxies: list[str] = Field(default_factory=list)
     #: How browsers reach it; decides the cookie's Secure flag.
     public_url: str = ""
     tls_certificate: Path | None = None

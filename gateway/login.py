@@ -1,7 +1,8 @@
 """Logging in, and who is behind a request.
 
 1. Password and a six-digit code, both checked whatever the first one said, so that time and answer tell nothing about which failed.
-2. A code works once; five failures lock the name for a quarter of an hour.
+2. A code works once; five failures from one place lock the name for a quarter of an hour there. A place is an enrolled device, or an
+   address without one: nobody locks a person out of their own device, or out of other places.
 3. The device is known (its cookie), or enrols itself in a free slot an operator granted; otherwise the login is not attested and the law
    refuses what needs attestation.
 4. The session's token is random, kept as a digest, bound to a CSRF token, ended by time, idleness or logout. Each is audited.
@@ -29,7 +30,7 @@ from compliance.principal import (
     require_principal,
     token_digest,
 )
-from compliance.second_factor import note_failure, open_totp
+from compliance.second_factor import FAILURES_MAX, LOCK_MINUTES, open_totp
 from crypto.errors import NotAllowed
 from crypto.passwords import totp_verify, verify_password
 from gateway.application import Application
@@ -72,22 +73,26 @@ def log_in(
     now = app.now()
     with app.database.reading() as session:
         found = session.get(Principal, principal_id)
+        source = _source_of(session, found, address, device_token)
+        is_locked = found is not None and _is_locked(session, found.principal_id, source, now)
     # Argon2 takes its time outside of any transaction.
-    is_password_right = verify_password(password, found.password_hash if found is not None else None)
+    with app.login_gate.derivation():
+        is_password_right = verify_password(password, found.password_hash if found is not None else None)
+    unknown = app.login_gate.count_unknown(now) if found is None else None
+    if found is None and unknown is None:
+        raise NotAllowed(LOGIN_REFUSED)
     logged_in: LoggedIn | None = None
     with app.database.transaction() as session:
         principal = session.get(Principal, principal_id, with_for_update=True)
         step = None
         if principal is not None:
             step = totp_verify(open_totp(app.keys, principal), code, now, last_step=principal.totp_last_step or None)
-        is_open = principal is not None and principal.is_active and (principal.locked_until is None or principal.locked_until <= now)
+        is_free = principal is not None and (principal.locked_until is None or principal.locked_until <= now)
+        is_open = principal is not None and principal.is_active and is_free and not is_locked
         if principal is not None and is_open and is_password_right and step is not None:
             principal.totp_last_step, principal.failed_logins, principal.locked_until = step, 0, None
             session.add(principal)
             logged_in = _begin_session(session, principal, declared_country, address, device_token, now)
-        elif principal is not None and is_open:
-            note_failure(principal, now)
-            session.add(principal)
         audit.append(
             session,
             audit.AuditEvent(
@@ -96,14 +101,39 @@ def log_in(
                 action=audit.Action.EXECUTE,
                 actor=principal.principal_id if principal is not None else "unknown",
                 outcome=audit.Outcome.SUCCESS if logged_in is not None else audit.Outcome.SERIOUS_FAILURE,
+                object_id=source,
                 network_address=address,
-                detail={"declared_country": declared_country},
+                detail={"declared_country": declared_country, "attempts": unknown or 1, "locked": is_locked},
             ),
             at=now,
         )
     if logged_in is None:
         raise NotAllowed(LOGIN_REFUSED, "name, password or code is wrong, or the account is locked")
     return logged_in
+
+
+def _source_of(session: Session, principal: Principal | None, address: str, device_token: str | None) -> str:
+    """Where an attempt comes from, as failures are counted: the principal's own enrolled device, else the address."""
+    device = session.get(EnrolledDevice, token_digest(device_token)) if device_token else None
+    if device is not None and principal is not None and device.principal_id == principal.principal_id and device.revoked_at is None:
+        return f"device/{device.token_digest[:16]}"
+    return f"address/{address}"
+
+
+def _is_locked(session: Session, principal_id: str, source: str, now: datetime) -> bool:
+    """Whether the last attempts of the last quarter of an hour under this name from this source all failed, and are too many."""
+    newest = session.exec(
+        select(audit.AuditEntry.outcome)
+        .where(
+            audit.AuditEntry.actor == principal_id,
+            audit.AuditEntry.event_type == audit.EventType.LOGIN,
+            audit.AuditEntry.object_id == source,
+            col(audit.AuditEntry.recorded_at) > now - timedelta(minutes=LOCK_MINUTES),
+        )
+        .order_by(col(audit.AuditEntry.entry_index).desc())
+        .limit(FAILURES_MAX)
+    ).all()
+    return len(newest) == FAILURES_MAX and all(outcome == audit.Outcome.SERIOUS_FAILURE for outcome in newest)
 
 
 def visitor_of(app: Application, token: str, address: str, *, active_at: datetime | None = None) -> Visitor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import ipaddress
+from collections.abc import Iterable, Mapping
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -23,8 +24,25 @@ def application_of(request: Request) -> Application:
 
 
 def address_of(request: Request) -> str:
-    """The peer's own address. A proxy's word for it is not taken: put TLS termination and Readgate on one host, or terminate here."""
-    return request.client.host if request.client is not None else ""
+    """The peer's own address, or what a trusted proxy (http.trusted_proxies) says of its peer: the last hop of X-Forwarded-For.
+
+    A trusted proxy that says nothing readable leaves the address unknown (""): its own would pass for everybody's.
+    """
+    peer = request.client.host if request.client is not None else ""
+    if not _is_in(peer, application_of(request).settings.http.trusted_proxies):
+        return peer
+    hop = ",".join(request.headers.getlist("X-Forwarded-For")).rpartition(",")[2].strip()
+    try:
+        return str(ipaddress.ip_address(hop))
+    except ValueError:
+        return ""
+
+
+def _is_in(address: str, networks: Iterable[str]) -> bool:
+    try:
+        return any(ipaddress.ip_address(address) in ipaddress.ip_network(network) for network in networks)
+    except ValueError:
+        return False
 
 
 def visitor_of_request(request: Request) -> Visitor:
