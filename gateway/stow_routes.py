@@ -31,6 +31,7 @@ from gateway.intake import GatewayIntake
 from gateway.intake_limits import HospitalRates
 from gateway.intake_rows import UploadCredential
 from gateway.multipart_stream import media_type_of
+from gateway.request_context import address_of
 from gateway.responses import answer_of, reason_of
 from gateway.spool_index import SpoolIndex
 from gateway.stow import StowOutcome, StowPolicy, StowUpload
@@ -132,7 +133,7 @@ class UploadGate:
         intake = await run_in_threadpool(self._ready_intake)
         if not intake.limits.may_associate(credential.hospital_id):
             raise TemporarilyUnable("more uploads a minute than agreed")
-        facts: dict[str, str | int] = {"address": _address(request), "is_tls": int(request.url.scheme == "https")}
+        facts: dict[str, str | int] = {"address": address_of(request), "is_tls": int(request.url.scheme == "https")}
         sender = f"upload/{credential.credential_id}"
         session = await run_in_threadpool(intake.session, credential.hospital_id, sender, facts)
         upload = StowUpload(intake, session, self._policy, boundary, study_instance_uid=study)
@@ -193,10 +194,6 @@ async def _chunks(request: Request) -> AsyncIterator[bytes]:
             gathered.clear()
     if gathered:
         yield bytes(gathered)
-
-
-def _address(request: Request) -> str:
-    return request.client.host if request.client is not None else ""
 
 
 def _problem(status: int, title: str, reason: str, headers: dict[str, str]) -> Response:
