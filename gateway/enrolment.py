@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -32,6 +31,7 @@ from crypto.errors import BadInput, Conflict, NotFound
 from crypto.passwords import hash_password, totp_new_secret
 from crypto.signing_key import create_reader_key
 from gateway.application import Application
+from gateway.register_note import note, seal_reason
 
 
 @dataclass(frozen=True)
@@ -251,7 +251,8 @@ def change_credential_status(app: Application, actor: str, credential_pk: int, s
             actor,
             audit.EventType.USER_SECURITY_CHANGED,
             None,
-            {"reader": before.reader_id, "credential": before.kind, "status": status, "reason": reason},
+            {"reader": before.reader_id, "credential": before.kind, "status": status},
+            sealed=seal_reason(app.keys, None, reason),
         )
         return before.reader_id
 
@@ -289,7 +290,8 @@ def withdraw_evidence(app: Application, actor: str, evidence_id: str, *, reason:
             actor,
             audit.EventType.SECURITY_CONFIGURATION,
             None,
-            {"evidence": evidence_id, "withdrawn": True, "reason": reason},
+            {"evidence": evidence_id, "withdrawn": True},
+            sealed=seal_reason(app.keys, None, reason),
         )
         return list(evidence.parties)
 
@@ -330,7 +332,8 @@ def record_consent(
             actor,
             audit.EventType.SECURITY_CONFIGURATION,
             hospital_id,
-            {"consent": status, "kind": kind, "version": version, "reason": reason},
+            {"consent": status, "kind": kind, "version": version},
+            sealed=seal_reason(app.keys, hospital_id, reason),
         )
         return version
 
@@ -355,7 +358,8 @@ def end_access(app: Application, actor: str, principal_id: str, *, reason: str =
             actor,
             audit.EventType.USER_SECURITY_CHANGED,
             principal.hospital_id,
-            {"principal": principal_id, "active": False, "reason": reason},
+            {"principal": principal_id, "active": False},
+            sealed=seal_reason(app.keys, principal.hospital_id, reason),
         )
 
 
@@ -369,29 +373,6 @@ def _require_readable(session: Session, credential: Credential) -> None:
     jurisdiction = credential.claim.get("jurisdiction")
     if jurisdiction is not None and not is_known(jurisdiction):
         raise BadInput("the jurisdiction is not one of ISO 3166")
-
-
-def note(
-    session: Session,
-    at: datetime,
-    actor: str,
-    event_type: audit.EventType,
-    hospital_id: str | None,
-    detail: Mapping[str, str | int | bool | list[str]],
-) -> None:
-    """The audit entry of an administrative change."""
-    audit.append(
-        session,
-        audit.AuditEvent(
-            event_id=audit.EventId.SECURITY_ALERT,
-            event_type=event_type,
-            action=audit.Action.UPDATE,
-            actor=actor,
-            hospital_id=hospital_id,
-            detail=dict(detail),
-        ),
-        at=at,
-    )
 
 
 def _text(pem: bytes | str) -> str:

@@ -14,7 +14,7 @@ from compliance.hospital import Hospital
 from crypto.certificates import fingerprint
 from gateway.config import CONFIG_NAME
 from gateway.console import actor, deployment
-from gateway.enrolment import note
+from gateway.register_note import note
 
 _TEMPLATE = """\
 # Readgate: what an operator decides. Every setting can also come from the environment, READGATE_<SECTION>__<NAME>, which wins.

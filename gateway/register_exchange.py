@@ -21,8 +21,9 @@ from compliance.hospital import Hospital
 from compliance.rule import Wanted
 from crypto.errors import BadInput, Conflict, NotFound
 from gateway.application import Application
-from gateway.enrolment import add_credential, add_evidence, note
+from gateway.enrolment import add_credential, add_evidence
 from gateway.register_effects import take_effect
+from gateway.register_note import note
 
 CREDENTIALS_FORMAT = "readgate-credentials-1"
 EVIDENCE_FORMAT = "readgate-evidence-1"
