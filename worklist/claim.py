@@ -268,7 +268,9 @@ def end_claim(
     if successor_uid:
         session.add(successor_of(step, successor_uid, now=now))
     session.flush()
-    end_emergency_access(session, step.procedure_step_uid, reason=reason, actor=actor, now=now)
+    # Of "CODE: what the person wrote" the log, which is never shortened, has the code alone.
+    code = reason.partition(": ")[0]
+    end_emergency_access(session, step.procedure_step_uid, reason=code, actor=actor, now=now)
     study = study_by_pk(session, step.study_pk)
     audit.append(
         session,
@@ -280,7 +282,7 @@ def end_claim(
             hospital_id=step.hospital_id,
             study_instance_uid=study.study_instance_uid,
             object_id=step.procedure_step_uid,
-            detail={"reason": reason, "successor": successor_uid},
+            detail={"reason": code, "successor": successor_uid},
         ),
         at=now,
     )
