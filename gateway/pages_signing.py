@@ -19,7 +19,7 @@ from crypto.errors import BadInput, Conflict, NotAllowed, NotFound, ReadgateErro
 from gateway.application import Application
 from gateway.held_step import ReaderVisitor, is_held, own_step, transaction_uid_of
 from gateway.login import Visitor
-from gateway.reading_desk import critical_of, kinds_for, obstacles, text_of
+from gateway.reading_desk import critical_of, kinds_for, obstacles, said_of, text_of
 from gateway.reason_words import refusal_sentence
 from gateway.request_context import App, PostedForm, natural_number
 from gateway.responses import answer_of, reason_of
@@ -48,6 +48,7 @@ def preview(app: App, reader: ReaderVisitor, procedure_step_uid: str) -> Respons
     kind = str(draft.sections.get("kind") or "")
     found = obstacles(draft.sections, kind, kinds, now)
     warnings = [*found, "Nothing is written yet."] if draft.version == 0 else list(found)
+    warnings += said_of(study)
     if step.amendment:
         warnings.append("Images were added to this study after it was routed. Look at them before you sign.")
     return render(

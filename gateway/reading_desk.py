@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlmodel import Session, col, select
 
+from compliance.deid_manifest import held_back_words
 from compliance.study import Study, open_study_key, series_of, study_by_pk
 from crypto.errors import RefusedContent
 from crypto.keys import StudyKey
@@ -62,6 +63,12 @@ def critical_of(sections: Mapping[str, Any]) -> CriticalResult:
         communicated_to=str(sections.get("critical_communicated_to") or ""),
         communicated_at=_instant(str(sections.get("critical_communicated_at") or "")),
     )
+
+
+def said_of(study: Study) -> tuple[str, ...]:
+    """What a reader must know of the study beside the images: whether some stayed at the hospital."""
+    words = held_back_words(study)
+    return (f"{words[0].upper()}{words[1:]}.",) if words else ()
 
 
 def kinds_for(session: Session, study: Study, step: ProcedureStep) -> tuple[Choice, ...]:

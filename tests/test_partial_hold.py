@@ -24,7 +24,7 @@ from gateway.processing import archive_originals, deidentify_study, route_study
 from gateway.quarantine_acts import reject, try_again
 from gateway.received import ReceivedInstance, ReceivedState, held_by_item, received_study
 from tests.builders import make_ct_study
-from tests.gateway_site import GatewaySite, gateway_site
+from tests.gateway_site import PAGE, GatewaySite, gateway_site
 from worklist.workitem import ProcedureStep
 
 
@@ -219,3 +219,16 @@ def test_instances_that_come_while_a_generation_is_processed_are_not_taken_for_d
 def _hospital(site: GatewaySite) -> Any:
     with site.app.database.reading() as session:
         return require_hospital(session, "h1")
+
+
+def test_the_reader_is_told_beside_the_images_and_before_signing(site: GatewaySite) -> None:
+    received_pk = site.receive(study_of(3, 97))
+    study_instance_uid = processed(site, received_pk, HoldingScreener({2}))
+    route_study(site.app, study_instance_uid)
+    with site.app.database.reading() as session:
+        study_pk = require_study(session, study_instance_uid).study_pk
+        step_uid = session.exec(select(ProcedureStep.procedure_step_uid).where(ProcedureStep.study_pk == study_pk)).one()
+    site.post("r1", f"/worklist/{step_uid}/claim")
+    site.write(step_uid)
+    for path in (f"/read/{step_uid}", f"/read/{step_uid}/sign"):
+        assert "1 image held back by the hospital" in site.client("r1").get(path, headers=PAGE).text, path
