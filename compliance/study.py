@@ -12,7 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Column, LargeBinary
+from sqlalchemy import JSON, BigInteger, Column, LargeBinary, true
 from sqlmodel import Field, Session, SQLModel, col, select
 
 from compliance.database import UtcDateTime
@@ -169,7 +169,10 @@ def instances_of_study(session: Session, study_pk: int) -> list[Instance]:
 
 
 def priors_of(session: Session, study: Study) -> list[Study]:
-    """Other studies of the same patient at the same hospital, newest first. What of them may be shown is the decision's business."""
+    """Earlier studies of the same patient at the same hospital (of the same day too), newest first. What of them may be shown is the
+    decision's business. A study without a date has every other one as its prior: nobody knows which came first.
+    """
+    is_earlier = col(Study.study_date) <= study.study_date if study.study_date else true()
     return list(
         session.exec(
             select(Study)
@@ -178,6 +181,7 @@ def priors_of(session: Session, study: Study) -> list[Study]:
                 Study.patient_pseudonym == study.patient_pseudonym,
                 Study.study_pk != study.study_pk,
                 Study.status == StudyStatus.AVAILABLE,
+                is_earlier,
             )
             .order_by(col(Study.study_date).desc(), col(Study.study_pk).desc())
         ).all()

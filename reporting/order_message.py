@@ -146,7 +146,8 @@ def _indication(received: Message, request: tuple[str, ...]) -> str:
     """The reason for the study (OBR-31), then relevant clinical information (OBR-13), then notes (NTE-3)."""
     reasons = [received.component(one, 2) or received.component(one, 1) for one in received.repetitions(request, 31)]
     notes = [received.text(row, 3) for row in received.all("NTE")]
-    return "\n".join(text for text in (*reasons, received.text(request, 13), *notes) if text)
+    # Senders fill OBR-13 and OBR-31 with the same words; a reader wants them once.
+    return "\n".join(dict.fromkeys(text for text in (*reasons, received.text(request, 13), *notes) if text))
 
 
 def _priority(received: Message, request: tuple[str, ...], control: tuple[str, ...]) -> str:
