@@ -63,7 +63,7 @@ def configure_logs(*, as_json: bool, level: int = logging.INFO, stream: TextIO |
 
     `strict` raises `ForbiddenLogKey` instead of dropping; by default it is on under pytest.
     """
-    target = stream if stream is not None else sys.stderr
+    target: Any = stream if stream is not None else _StandardError()
     is_strict = strict if strict is not None else "PYTEST_VERSION" in os.environ
     renderer: Any = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=target.isatty())
     chain: list[Any] = [
@@ -88,6 +88,19 @@ def configure_logs(*, as_json: bool, level: int = logging.INFO, stream: TextIO |
         # With a handler of ours in place dbos adds none of its own.
         logger.handlers[:], logger.propagate = [handler], False
         logger.setLevel(library_level)
+
+
+class _StandardError:
+    """Whatever stderr is at the moment of writing: it may be replaced after the log was configured, and the old one closed."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+    def isatty(self) -> bool:
+        return sys.stderr.isatty()
 
 
 class AllowList:
