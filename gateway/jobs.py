@@ -11,6 +11,7 @@ Conditions under which DBOS is used here
 
 from __future__ import annotations
 
+import functools
 import logging
 import sqlite3
 from collections.abc import Callable
@@ -96,9 +97,13 @@ def _hold_reason(error: Exception) -> str:
 class Jobs(DBOSConfiguredInstance):
     """The workflows over one `StudyWork`. DBOS is one per process; so is this."""
 
-    def __init__(self, work: StudyWork) -> None:
-        self._work = work
+    def __init__(self) -> None:
+        self._work: StudyWork
         super().__init__(config_name="jobs")
+
+    def work_on(self, work: StudyWork) -> None:
+        """From here on the workflows do this work: DBOS knows the instance for the life of the process, runners come and go."""
+        self._work = work
 
     @DBOS.workflow(max_recovery_attempts=_RECOVERIES_MAX)
     def process_study(self, received_study_pk: int) -> str:
@@ -140,6 +145,11 @@ class Jobs(DBOSConfiguredInstance):
         return _without_text(self._work.deliver, delivery_pk)
 
 
+@functools.cache
+def _jobs_of_process() -> Jobs:
+    return Jobs()
+
+
 class JobRunner:
     """DBOS for this process, from `start` to `stop`."""
 
@@ -160,7 +170,8 @@ class JobRunner:
         self._settings = settings
         logging.getLogger("dbos").setLevel(logging.WARNING)
         DBOS(config=config)
-        self._jobs = Jobs(work)
+        self._jobs = _jobs_of_process()
+        self._jobs.work_on(work)
 
     def start(self) -> None:
         """Work of this executor that a crash cut short goes on from here."""
@@ -171,7 +182,8 @@ class JobRunner:
             )
 
     def stop(self) -> None:
-        DBOS.destroy(destroy_registry=True, workflow_completion_timeout_sec=_STOP_SECONDS)
+        # The registry stays: a second runner in this process finds its workflows there.
+        DBOS.destroy(workflow_completion_timeout_sec=_STOP_SECONDS)
 
     def process_study(self, received_study_pk: int, generation: int, attempt: int = 0) -> None:
         """The study is processed once per generation, however often this is called."""

@@ -110,3 +110,19 @@ def test_process_that_stops_is_no_failure() -> None:
 
     with pytest.raises(ProcessStopping):
         _without_text(act)
+
+
+def test_a_second_runner_of_one_process_does_its_work(tmp_path: Path) -> None:
+    """Stopped and started again, as a command or a test does: the workflows are found, and do the second runner's work."""
+    for name in ("first", "second"):
+        work = Failing()
+        runner = JobRunner(f"sqlite:///{tmp_path / name}.sqlite3", JobSettings(poll_seconds=0.05), work)
+        runner.start()
+        try:
+            runner.process_study(9, 1)
+            until = time.monotonic() + 20
+            while time.monotonic() < until and not runner.is_over(9, 1):
+                time.sleep(0.05)
+            assert work.tried == [9] and not runner.is_dead(9, 1), name
+        finally:
+            runner.stop()
