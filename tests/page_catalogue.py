@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from gateway.web import contexts as c
 from gateway.web import contexts_oversight as o
 from gateway.web.contexts_emergency import BreakGlassPage
+from gateway.web.contexts_pixels import PictureToReview, PixelReviewPage, ProposedBox
 from tests import page_samples as samples
 from tests import page_samples_oversight as oversight
 
@@ -30,6 +31,26 @@ def pages() -> dict[str, tuple[str, DataclassInstance]]:
                 reasons=(c.Choice("UNCONSCIOUS", "The patient cannot be asked and cannot wait"),),
                 left=2,
                 refusal="The code is wrong or was used before. Wait for the next one.",
+            ),
+        ),
+        "pixel-review": (
+            "pixel_review.html.j2",
+            PixelReviewPage(
+                shell=samples.shell("Text in the image", "hospital_staff", current="/quarantine"),
+                quarantine_id="7",
+                pictures=(
+                    PictureToReview(
+                        title="Image 1",
+                        reason="TEXT_ON_ANATOMY",
+                        frames=("/static/readgate.svg",),
+                        frame_count=1,
+                        rows=480,
+                        columns=640,
+                        boxes=(ProposedBox(field="box-1-1", x=10, y=20, width=120, height=24, why="text on anatomy"),),
+                        more_field="more-1",
+                    ),
+                ),
+                may_decide=True,
             ),
         ),
         "worklist-empty": ("worklist.html.j2", samples.worklist(is_empty=True)),

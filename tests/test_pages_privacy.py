@@ -115,10 +115,10 @@ def test_decisions_are_listed_by_outcome_and_person(site: GatewaySite) -> None:
     def rows(query: str) -> int:
         return page(site, f"/privacy/decisions?{query}").count('<tr class="row">')
 
-    # Five readers when the study was offered, and one who claimed it.
-    assert rows("") == 6
+    # Where the study may be kept, five readers when it was offered, and one who claimed it.
+    assert rows("") == 7
     assert rows("outcome=DENY") == 4
-    assert rows("outcome=ALLOW") + rows("outcome=ALLOW_WITH_OBLIGATIONS") == 2
+    assert rows("outcome=ALLOW") + rows("outcome=ALLOW_WITH_OBLIGATIONS") == 3
     assert rows("q=r3") == 1 and rows("q=CRED_COVER") == 1 and rows("q=Valverde") == 2
 
 
