@@ -34,6 +34,8 @@ from gateway.samples.people import INSTITUTIONS
 LOGINS_NAME = "demo-logins.json"
 ACTOR = "readgate/demo"
 _NETWORK = "127.0.0.0/8"
+#: Every play and every private window is a new device: a demonstration must not run out of them by being looked at.
+DEVICE_SLOTS = 100
 
 
 @dataclass(frozen=True)
@@ -194,7 +196,16 @@ def _principal(
     app: Application, principal_id: str, role: Role, name: str, country: str, hospital_id: str | None = None, passphrase: str = ""
 ) -> DemoLogin:
     password = "-".join(secrets.token_hex(2) for _ in range(4))
-    made = add_principal(app, ACTOR, principal_id=principal_id, role=role, display_name=name, password=password, hospital_id=hospital_id)
+    made = add_principal(
+        app,
+        ACTOR,
+        principal_id=principal_id,
+        role=role,
+        display_name=name,
+        password=password,
+        hospital_id=hospital_id,
+        device_slots=DEVICE_SLOTS,
+    )
     return DemoLogin(principal_id, role, _WHO[principal_id], password, made.totp_secret, country, passphrase)
 
 

@@ -112,9 +112,17 @@ def add_target(app: Application, actor: str, target: ReportTarget) -> int:
 
 
 def add_principal(
-    app: Application, actor: str, *, principal_id: str, role: Role, display_name: str, password: str, hospital_id: str | None = None
+    app: Application,
+    actor: str,
+    *,
+    principal_id: str,
+    role: Role,
+    display_name: str,
+    password: str,
+    hospital_id: str | None = None,
+    device_slots: int = 2,
 ) -> NewPrincipal:
-    """The person can log in with password and code. Raises: Conflict, BadInput."""
+    """The person can log in with password and code, and enrol `device_slots` devices by doing so. Raises: Conflict, BadInput."""
     if (role == Role.HOSPITAL_STAFF) != (hospital_id is not None):
         raise BadInput("hospital staff, and nobody else, belong to a hospital")
     if len(password) < 12:
@@ -131,6 +139,7 @@ def add_principal(
                 hospital_id=hospital_id,
                 password_hash=hash_password(password),
                 totp_sealed=seal_totp(app.keys, principal_id, secret),
+                device_slots=device_slots,
                 created_at=app.now(),
             )
         )
