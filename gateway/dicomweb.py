@@ -21,6 +21,7 @@ from compliance.study import Instance, Series, Study, instances_of_study, open_s
 from crypto.errors import BadInput, NotAllowed, NotFound
 from crypto.vault import SealedObject
 from gateway.application import Application
+from gateway.dicom_uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from gateway.login import Visitor
 from gateway.study_registration import open_series_metadata
 from worklist.view_grant import ViewGrant, open_view, standing_grants
@@ -217,8 +218,8 @@ def part10(instance: Instance, payload: bytes) -> bytes:
             _meta(0x0002, b"UI", instance.sop_class_uid.encode()),
             _meta(0x0003, b"UI", instance.sop_instance_uid.encode()),
             _meta(0x0010, b"UI", instance.transfer_syntax_uid.encode()),
-            _meta(0x0012, b"UI", b"2.25.282146583829386184519474417418327137"),
-            _meta(0x0013, b"SH", b"READGATE"),
+            _meta(0x0012, b"UI", IMPLEMENTATION_CLASS_UID.encode()),
+            _meta(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME.encode()),
         )
     )
     return bytes(128) + b"DICM" + _meta(0x0000, b"UL", len(elements).to_bytes(4, "little")) + elements + payload

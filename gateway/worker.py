@@ -296,15 +296,5 @@ def hold_failed(app: Application, received_study_pk: int, reason: str) -> None:
         )
 
 
-def release_quarantine(app: Application, received_study_pk: int) -> None:
-    """A held study is tried again: the next generation of its job."""
-    with app.database.transaction() as session:
-        study = locked_received_study(session, received_study_pk)
-        if study.state != ReceivedState.QUARANTINED:
-            raise Conflict("NOT_QUARANTINED")
-        study.state, study.generation, study.complete_at = ReceivedState.COMPLETE, study.generation + 1, app.now()
-        session.add(study)
-
-
 def _is_quiet(last_at: datetime, quiet_seconds: float, now: datetime) -> bool:
     return now - last_at >= timedelta(seconds=quiet_seconds)

@@ -14,8 +14,9 @@ from sqlmodel import select
 from compliance.audit import EventType
 from compliance.quarantine import QuarantineItem
 from gateway.processing import archive_originals, deidentify_study
+from gateway.quarantine_acts import try_again
 from gateway.received import ReceivedState, ReceivedStudy
-from gateway.worker import Worker, release_quarantine
+from gateway.worker import Worker
 from reporting.delivery_queue import BACKOFF_SECONDS
 from tests.builders import make_ct_study
 from tests.gateway_site import GatewaySite, PlainScreener, gateway_site
@@ -95,7 +96,15 @@ def test_study_whose_job_died_before_that_is_held_and_may_be_released(site: Gate
     with site.app.database.reading() as session:
         item = session.exec(select(QuarantineItem).where(QuarantineItem.received_study_pk == received_study_pk)).one()
     assert item.reason_code == "PROCESSING_FAILED"
-    release_quarantine(site.app, received_study_pk)
+    try_again(
+        site.app.database,
+        site.app.keys,
+        hospital_id="h1",
+        quarantine_id=str(item.item_pk),
+        actor="h1",
+        note="again",
+        now=site.app.now(),
+    )
     runner = DeadRunner(is_all_dead=False)
     Worker.complete_studies(_worker(site, runner))
     assert (received_study_pk, 2) in runner.studies, "under a name that is not used up"
