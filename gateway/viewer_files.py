@@ -52,8 +52,8 @@ _MEDIA_TYPES = {
     ".woff2": "font/woff2",
 }
 _MISSING_TEXT = (
-    "The image viewer is not installed here. An operator installs it with: pip install 'readgate[viewer]', or builds it from the source "
-    "with: make viewer, or names the folder of a built viewer in READGATE_VIEWER_DIR. Claims, reports and signatures work without it."
+    "The image viewer is not installed here. An operator builds it from the source with: make viewer, or names the folder of a built "
+    "viewer in READGATE_VIEWER_DIR. Claims, reports and signatures work without it."
 )
 
 

@@ -151,7 +151,7 @@ def _drop(receiver: ReceiverProcess, number: int) -> None:
             peer.socket.setsockopt(1, 13, struct.pack("ii", 1, 0))  # SO_LINGER 0: a reset instead of a goodbye
 
 
-def _drop_many(count: int) -> None:
+def _drop_many(count: int, growth_bytes_max: int = 2 * MEBIBYTE) -> None:
     with receiver_process() as receiver:
         for number in range(360):
             _drop(receiver, number)
@@ -161,7 +161,7 @@ def _drop_many(count: int) -> None:
             _drop(receiver, number)
         assert wait_until(lambda: receiver.threads() <= threads, 20)
         assert receiver.descriptors() == descriptors
-        assert receiver.resident_bytes() - resident <= 2 * MEBIBYTE
+        assert receiver.resident_bytes() - resident <= growth_bytes_max
 
 
 def test_a_thousand_dropped_associations_leave_nothing_behind() -> None:
@@ -171,6 +171,12 @@ def test_a_thousand_dropped_associations_leave_nothing_behind() -> None:
 @pytest.mark.slow
 def test_ten_thousand_dropped_associations_leave_nothing_behind() -> None:
     _drop_many(10_000)
+
+
+@pytest.mark.torture
+def test_hundred_thousand_dropped_associations_leave_nothing_behind() -> None:
+    # The allocator's pools fill up to about 8 MiB and stay there; one object kept for each association would be 30 MiB and more.
+    _drop_many(100_000, 12 * MEBIBYTE)
 
 
 def test_running_out_of_descriptors_is_survived() -> None:
