@@ -10,9 +10,11 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-ACTIONS = ("ROUTE", "STORE", "VIEW", "SIGN_PRELIMINARY", "SIGN_FINAL")
+ACTIONS = ("ROUTE", "STORE", "VIEW", "SIGN_PRELIMINARY", "SIGN_FINAL", "DELIVER")
+#: Giving a hospital its own patient's report: no disclosure to anybody else, so that what a disclosure needs is not asked for again.
+DELIVER = "DELIVER"
 #: Actions nobody is logged in for: the login is not asked about.
-ACTIONS_WITHOUT_LOGIN = frozenset({"ROUTE", "STORE"})
+ACTIONS_WITHOUT_LOGIN = frozenset({"ROUTE", "STORE", DELIVER})
 #: Storing concerns a place, not a reader.
 ACTIONS_WITHOUT_READER = frozenset({"STORE"})
 
@@ -25,7 +27,7 @@ CREDENTIAL_STATUSES = ("ACTIVE", "SUSPENDED", "REVOKED", "LAPSED", "EXCLUDED")
 FLAGS = _words(
     """NO_ONSITE_SPECIALIST STATUTORY_HEALTH_CLOUD HDS_REQUIRED CERTIFIED_EHR PUBLIC_BODY CONSENT_REQUIRED MEDICARE_ADVANTAGE PART2
     VETERANS_AFFAIRS DEFENSE_HEALTH TRICARE NHS CRITICAL_INFRASTRUCTURE DIFC ADGM DHCC IN_COUNTRY_HOSTING SIGNIFICANT_FIDUCIARY
-    REQUIRE_EXCLUSION_CHECK"""
+    PROFESSIONAL_SECRECY REQUIRE_EXCLUSION_CHECK"""
 )
 REQUIRE_REGISTER = "REQUIRE_REGISTER:"
 
@@ -96,7 +98,8 @@ CREDENTIAL_COMMON = {
 CREDENTIAL_SUBJECT = ("jurisdiction", "value", "hospital", "modalities", "territory", "register")
 #: kind -> (its attributes, those of its own that it cannot do without).
 CREDENTIAL_TYPES: Mapping[str, tuple[Mapping[str, Any], tuple[str, ...]]] = {
-    "LICENCE": ({**CREDENTIAL_COMMON, "jurisdiction": "code"}, ("jurisdiction",)),
+    # The number is the issuer's, for whoever checks it again; no rule asks for it.
+    "LICENCE": ({**CREDENTIAL_COMMON, "jurisdiction": "code", "number": "name"}, ("jurisdiction",)),
     "SPECIALTY": ({**CREDENTIAL_COMMON, "value": "name"}, ("value",)),
     "PRIVILEGE": (
         {**CREDENTIAL_COMMON, "hospital": "name", "modalities": "names", "by_proxy": "bool"},

@@ -57,7 +57,7 @@ def state_patient(
             actor=actor,
             hospital_id=hospital_id,
             object_id=f"patient-status/{row.status_pk}",
-            detail={"us_person": is_us_person, "can_consent": can_consent},
+            detail={"us_person": is_us_person, "can_consent": can_consent, "patient": patient_pseudonym},
         ),
         at=now,
     )

@@ -6,7 +6,7 @@ import ipaddress
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlmodel import Session, col, select
+from sqlmodel import col, select
 
 from compliance import audit
 from compliance.credential import (
@@ -17,13 +17,11 @@ from compliance.credential import (
     Reader,
     newest_consent,
     require_reader,
-    standing_credentials,
 )
-from compliance.facts import credential_facts, evidence_facts
+from compliance.facts import evidence_facts
 from compliance.facts_schema import read_facts
 from compliance.facts_vocabulary import CONSENT_KINDS, CONSENT_STATUSES
 from compliance.hospital import PLAINTEXT_ALLOWED, DicomPeer, Hospital, ReportTarget, may_leave_in_plaintext
-from compliance.jurisdiction import is_known
 from compliance.principal import LoginSession, Principal, RegisteredNetwork, Role
 from compliance.second_factor import seal_totp
 from crypto.certificates import fingerprint
@@ -31,6 +29,7 @@ from crypto.errors import BadInput, Conflict, NotFound
 from crypto.passwords import hash_password, totp_new_secret
 from crypto.signing_key import create_reader_key
 from gateway.application import Application
+from gateway.credential_rules import require_consistent, require_readable, same_subject
 from gateway.register_note import note, seal_reason
 
 
@@ -216,7 +215,7 @@ def add_credential(app: Application, actor: str, credential: Credential) -> int:
         require_reader(session, credential.reader_id)
         session.add(credential)
         session.flush()
-        _require_readable(session, credential)
+        require_consistent(session, credential, now=app.now())
         note(
             session,
             app.now(),
@@ -238,29 +237,26 @@ def change_credential_status(app: Application, actor: str, credential_pk: int, s
         before = session.get(Credential, credential_pk)
         if before is None or before.superseded_at is not None:
             raise NotFound(f"no standing credential {credential_pk}")
-        before.superseded_at = app.now()
-        after = Credential(
-            reader_id=before.reader_id,
-            kind=before.kind,
-            claim=dict(before.claim),
-            status=status,
-            issued_at=before.issued_at,
-            expires_at=before.expires_at,
-            verified_at=before.verified_at,
-            verification_method=before.verification_method,
-            verified_by=before.verified_by,
-            recorded_at=app.now(),
-        )
-        session.add_all([before, after])
+        # A renewal that overlaps speaks of the same right: it is suspended and reinstated with it.
+        alike = [other for other in same_subject(session, before) if other.status == before.status]
+        for standing in (before, *alike):
+            standing.superseded_at = app.now()
+            after = Credential(
+                **standing.model_dump(exclude={"credential_pk", "status", "recorded_at", "superseded_at", "claim"}),
+                claim=dict(standing.claim),
+                status=status,
+                recorded_at=app.now(),
+            )
+            session.add_all([standing, after])
         session.flush()
-        _require_readable(session, after)
+        require_readable(session, after)
         note(
             session,
             app.now(),
             actor,
             audit.EventType.USER_SECURITY_CHANGED,
             None,
-            {"reader": before.reader_id, "credential": before.kind, "status": status},
+            {"reader": before.reader_id, "credential": before.kind, "status": status, "rows": 1 + len(alike)},
             sealed=seal_reason(app.keys, None, reason),
         )
         return before.reader_id
@@ -299,7 +295,7 @@ def withdraw_evidence(app: Application, actor: str, evidence_id: str, *, reason:
             actor,
             audit.EventType.SECURITY_CONFIGURATION,
             None,
-            {"evidence": evidence_id, "withdrawn": True},
+            {"evidence": evidence_id, "withdrawn": True, "parties": list(evidence.parties)},
             sealed=seal_reason(app.keys, None, reason),
         )
         return list(evidence.parties)
@@ -341,7 +337,7 @@ def record_consent(
             actor,
             audit.EventType.SECURITY_CONFIGURATION,
             hospital_id,
-            {"consent": status, "kind": kind, "version": version},
+            {"consent": status, "kind": kind, "version": version, "patient": patient_pseudonym},
             sealed=seal_reason(app.keys, hospital_id, reason),
         )
         return version
@@ -370,18 +366,6 @@ def end_access(app: Application, actor: str, principal_id: str, *, reason: str =
             {"principal": principal_id, "active": False},
             sealed=seal_reason(app.keys, principal.hospital_id, reason),
         )
-
-
-def _require_readable(session: Session, credential: Credential) -> None:
-    """What the register holds of this reader is something the engine can decide on: one bad row would stop every decision about them."""
-    read_facts({"reader": {"credentials": [credential_facts(row) for row in standing_credentials(session, credential.reader_id)]}})
-    own = read_facts({"reader": {"credentials": [credential_facts(credential)]}}).credentials[0]
-    lacking = [*own.gaps, *(name for name, value in credential.claim.items() if value in ("", []))]
-    if lacking:
-        raise BadInput(f"a {credential.kind} needs {', '.join(lacking)}")
-    jurisdiction = credential.claim.get("jurisdiction")
-    if jurisdiction is not None and not is_known(jurisdiction):
-        raise BadInput("the jurisdiction is not one of ISO 3166")
 
 
 def _text(pem: bytes | str) -> str:

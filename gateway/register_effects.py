@@ -1,7 +1,7 @@
 """What a change in a register does at once: rights that ended take their claims with them, and waiting studies find their new readers.
 
-Only what comes out differently is recorded: asking again must not fill the log with the same answers. The worker asks again every few
-seconds too, so a change that a crash kept from having its effect has it a moment later.
+Only what comes out differently is recorded: asking again must not fill the log with the same answers. The worker follows the log of
+changes too (register_changes.py), so a change that a crash kept from having its effect, or that a command made, has it a moment later.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ import structlog
 from sqlmodel import Session, col, select
 
 from compliance import audit
-from compliance.credential import Reader
+from compliance.credential import Employer, Reader
 from compliance.decision import decide
 from compliance.decision_log import decide_and_record
 from compliance.facts import gather_facts
+from compliance.hospital import Hospital
 from compliance.principal import Principal
 from compliance.study import Study, study_by_pk
 from gateway.application import Application
+from reporting.delivery_decision import ask_waiting_deliveries_again
 from worklist.procedure_step import State
 from worklist.revocation import revoke_ended_rights
 from worklist.workitem import ProcedureStep, locked_step
@@ -53,6 +55,20 @@ def take_effect(
     for uid in differing:
         with app.database.transaction() as session:
             _route_again(app, session, locked_step(session, uid), reader_ids, now)
+    with app.database.transaction() as session:
+        ask_waiting_deliveries_again(session, now=now)
+
+
+def take_effect_of_evidence(app: Application, parties: Collection[str]) -> None:
+    """`take_effect` of evidence that was added or withdrawn: a paper counts only between a hospital and a firm that are both named.
+
+    Raises: TemporarilyUnable.
+    """
+    with app.database.reading() as session:
+        hospitals = session.exec(select(Hospital.hospital_id).where(col(Hospital.hospital_id).in_(parties))).all()
+        readers = session.exec(select(Reader.reader_id).where(col(Reader.employer_id).in_(parties))).all()
+        has_firm = session.exec(select(Employer.employer_id).where(col(Employer.employer_id).in_(parties))).first() is not None
+    take_effect(app, reader_ids=list(readers) if has_firm else None, hospital_ids=list(hospitals) or None)
 
 
 def _differs(app: Application, session: Session, step: ProcedureStep | None, reader_ids: Collection[str] | None, now: datetime) -> bool:

@@ -174,7 +174,13 @@ def _record(session: Session, now: datetime, actor: str, statement: ConsentState
         actor,
         audit.EventType.SECURITY_CONFIGURATION,
         statement.hospital_id,
-        {"consent": statement.status, "kind": statement.kind, "version": version, "document": statement.document_digest},
+        {
+            "consent": statement.status,
+            "kind": statement.kind,
+            "version": version,
+            "patient": statement.patient_pseudonym,
+            "document": statement.document_digest,
+        },
     )
     return version
 

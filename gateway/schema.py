@@ -30,6 +30,8 @@ import compliance.study
 import gateway.audit_syslog
 import gateway.intake_rows
 import gateway.received
+import gateway.register_cursor
+import gateway.register_token
 import reporting.delivery_queue
 import reporting.report
 import reporting.report_copy
@@ -61,6 +63,8 @@ _OWNERS = (
     gateway.audit_syslog,
     gateway.intake_rows,
     gateway.received,
+    gateway.register_cursor,
+    gateway.register_token,
     reporting.delivery_queue,
     reporting.report,
     reporting.report_copy,

@@ -31,6 +31,7 @@ from gateway.pixel_screening import PixelScreener
 from gateway.processing import ACTOR, archive_originals, deidentify_study, route_study
 from gateway.received import ReceivedState, ReceivedStudy, locked_received_study, unarchived_segments
 from gateway.received_usage import recount
+from gateway.register_changes import follow_registers
 from gateway.spool_index import SpoolIndex
 from reporting.delivery import deliver
 from reporting.delivery_queue import Delivery, DeliveryState, due_deliveries, note_failure, require_delivery
@@ -137,6 +138,7 @@ class Worker:
                 lambda: revoke_ended_rights(app.database, app.law, now=app.now(), new_uid=app.new_uid, keys=app.keys),
                 REVOCATION_SECONDS,
             ),
+            _Duty("follow_registers", lambda: follow_registers(app), poll),
             _Duty("remind", self.remind, REMINDER_SECONDS),
             _Duty("checkpoint", lambda: keep_checkpoint(app.database, app.log_signer, now=app.now()), CHECKPOINT_SECONDS),
             _Duty("sweep_spool", self.sweep_spool, SPOOL_SWEEP_SECONDS),

@@ -143,6 +143,11 @@ def upgrade() -> None:
     sa.Column('in_force_from', compliance.database.UtcDateTime(timezone=True), nullable=False),
     sa.PrimaryKeyConstraint('law_pk', name=op.f('pk_law_in_force'))
     )
+    op.create_table('register_cursor',
+    sa.Column('cursor_pk', sa.Integer(), nullable=False),
+    sa.Column('next_index', sa.BigInteger(), nullable=False),
+    sa.PrimaryKeyConstraint('cursor_pk', name=op.f('pk_register_cursor'))
+    )
     op.create_table('reminder',
     sa.Column('reminder_pk', sa.Integer(), nullable=False),
     sa.Column('subject_kind', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
@@ -160,6 +165,15 @@ def upgrade() -> None:
     )
     with op.batch_alter_table('reminder', schema=None) as batch_op:
         batch_op.create_index(batch_op.f('ix_reminder_reminded_at'), ['reminded_at'], unique=False)
+
+    op.create_table('unsettled_pack',
+    sa.Column('pack_name', sqlmodel.sql.sqltypes.AutoString(length=64), nullable=False),
+    sa.Column('since_at', compliance.database.UtcDateTime(timezone=True), nullable=False),
+    sa.Column('is_condemned', sa.Boolean(), nullable=False),
+    sa.PrimaryKeyConstraint('pack_name', name=op.f('pk_unsettled_pack'))
+    )
+    with op.batch_alter_table('unsettled_pack', schema=None) as batch_op:
+        batch_op.create_index(batch_op.f('ix_unsettled_pack_since_at'), ['since_at'], unique=False)
 
     op.create_table('commitment_report',
     sa.Column('report_pk', sa.Integer(), nullable=False),
@@ -248,6 +262,9 @@ def upgrade() -> None:
     sa.Column('is_active', sa.Boolean(), nullable=False),
     sa.Column('decided_at', compliance.database.UtcDateTime(timezone=True), nullable=False),
     sa.Column('decided_by', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('note_sealed', sa.LargeBinary(), nullable=True),
+    sa.Column('withdrawn_at', compliance.database.UtcDateTime(timezone=True), nullable=True),
+    sa.Column('withdrawn_by', sqlmodel.sql.sqltypes.AutoString(), nullable=True),
     sa.ForeignKeyConstraint(['hospital_id'], ['hospital.hospital_id'], name=op.f('fk_hospital_mask_hospital_id_hospital')),
     sa.PrimaryKeyConstraint('mask_pk', name=op.f('pk_hospital_mask'))
     )
@@ -380,6 +397,22 @@ def upgrade() -> None:
     sa.ForeignKeyConstraint(['hospital_id'], ['hospital.hospital_id'], name=op.f('fk_received_usage_hospital_id_hospital')),
     sa.PrimaryKeyConstraint('hospital_id', name=op.f('pk_received_usage'))
     )
+    op.create_table('register_token',
+    sa.Column('token_id', sqlmodel.sql.sqltypes.AutoString(length=32), nullable=False),
+    sa.Column('name', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('hospital_id', sqlmodel.sql.sqltypes.AutoString(), nullable=True),
+    sa.Column('scopes', sa.JSON(), nullable=False),
+    sa.Column('token_digest', sqlmodel.sql.sqltypes.AutoString(length=64), nullable=False),
+    sa.Column('created_at', compliance.database.UtcDateTime(timezone=True), nullable=False),
+    sa.Column('expires_at', compliance.database.UtcDateTime(timezone=True), nullable=False),
+    sa.Column('revoked_at', compliance.database.UtcDateTime(timezone=True), nullable=True),
+    sa.ForeignKeyConstraint(['hospital_id'], ['hospital.hospital_id'], name=op.f('fk_register_token_hospital_id_hospital')),
+    sa.PrimaryKeyConstraint('token_id', name=op.f('pk_register_token')),
+    sa.UniqueConstraint('token_digest', name=op.f('uq_register_token_token_digest'))
+    )
+    with op.batch_alter_table('register_token', schema=None) as batch_op:
+        batch_op.create_index(batch_op.f('ix_register_token_hospital_id'), ['hospital_id'], unique=False)
+
     op.create_table('report_target',
     sa.Column('target_pk', sa.Integer(), nullable=False),
     sa.Column('hospital_id', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
@@ -593,6 +626,20 @@ def upgrade() -> None:
     )
     with op.batch_alter_table('series', schema=None) as batch_op:
         batch_op.create_index(batch_op.f('ix_series_study_pk'), ['study_pk'], unique=False)
+
+    op.create_table('study_attempt',
+    sa.Column('received_study_pk', sa.Integer(), nullable=False),
+    sa.Column('generation', sa.Integer(), nullable=False),
+    sa.Column('run_id', sqlmodel.sql.sqltypes.AutoString(), nullable=True),
+    sa.Column('is_alone', sa.Boolean(), nullable=False),
+    sa.Column('deaths', sa.Integer(), nullable=False),
+    sa.Column('own_deaths', sa.Integer(), nullable=False),
+    sa.Column('put_off', sa.Integer(), nullable=False),
+    sa.ForeignKeyConstraint(['received_study_pk'], ['received_study.received_study_pk'], name=op.f('fk_study_attempt_received_study_pk_received_study')),
+    sa.PrimaryKeyConstraint('received_study_pk', name=op.f('pk_study_attempt'))
+    )
+    with op.batch_alter_table('study_attempt', schema=None) as batch_op:
+        batch_op.create_index(batch_op.f('ix_study_attempt_run_id'), ['run_id'], unique=False)
 
     op.create_table('credential',
     sa.Column('credential_pk', sa.Integer(), nullable=False),
@@ -823,6 +870,8 @@ def upgrade() -> None:
     sa.Column('attempts', sa.Integer(), nullable=False),
     sa.Column('next_attempt_at', compliance.database.UtcDateTime(timezone=True), nullable=False),
     sa.Column('last_reason', sqlmodel.sql.sqltypes.AutoString(), nullable=True),
+    sa.Column('decision_digest', sqlmodel.sql.sqltypes.AutoString(), nullable=True),
+    sa.Column('denied_reasons', sa.JSON(), nullable=False),
     sa.Column('receipt', sa.JSON(), nullable=True),
     sa.Column('queued_at', compliance.database.UtcDateTime(timezone=True), nullable=False),
     sa.Column('delivered_at', compliance.database.UtcDateTime(timezone=True), nullable=True),
@@ -917,6 +966,10 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f('ix_credential_reader_id'))
 
     op.drop_table('credential')
+    with op.batch_alter_table('study_attempt', schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f('ix_study_attempt_run_id'))
+
+    op.drop_table('study_attempt')
     with op.batch_alter_table('series', schema=None) as batch_op:
         batch_op.drop_index(batch_op.f('ix_series_study_pk'))
 
@@ -966,6 +1019,10 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f('ix_report_target_hospital_id'))
 
     op.drop_table('report_target')
+    with op.batch_alter_table('register_token', schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f('ix_register_token_hospital_id'))
+
+    op.drop_table('register_token')
     op.drop_table('received_usage')
     with op.batch_alter_table('received_study', schema=None) as batch_op:
         batch_op.drop_index(batch_op.f('ix_received_study_study_instance_uid'))
@@ -1025,10 +1082,15 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f('ix_commitment_report_hospital_id'))
 
     op.drop_table('commitment_report')
+    with op.batch_alter_table('unsettled_pack', schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f('ix_unsettled_pack_since_at'))
+
+    op.drop_table('unsettled_pack')
     with op.batch_alter_table('reminder', schema=None) as batch_op:
         batch_op.drop_index(batch_op.f('ix_reminder_reminded_at'))
 
     op.drop_table('reminder')
+    op.drop_table('register_cursor')
     op.drop_table('law_in_force')
     op.drop_table('hospital')
     with op.batch_alter_table('evidence', schema=None) as batch_op:
