@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from compliance.facts_schema import Facts
-from compliance.facts_vocabulary import ACTIONS_WITHOUT_LOGIN, REQUIRE_REGISTER
+from compliance.facts_vocabulary import ACTIONS_WITHOUT_LOGIN, DELIVER, REQUIRE_REGISTER
 from compliance.jurisdiction import is_known
 from compliance.live_law import LiveLaw, reaches
 from compliance.requirement import Finding, Question, Relied, ask
@@ -85,7 +85,7 @@ def evaluate(facts: Facts, law: LiveLaw | None) -> Evaluation:
     for rule in law.obligations:
         _oblige(gates[rule.gate], question, rule)
     is_alert = _gate_3(gates["G3"], question, law)
-    if facts.action != "STORE":
+    if facts.action not in ("STORE", DELIVER):
         _gate_4(gates["G4"], question, law)
     if facts.action not in ACTIONS_WITHOUT_LOGIN:
         is_alert |= _gate_6(gates["G6"], facts)
@@ -99,7 +99,7 @@ def _gate_0(gate: Gate, facts: Facts) -> None:
     places = ["origin.jurisdiction", "patient.jurisdiction", "storage.country"]
     if facts.action != "STORE":
         places += ["reader.establishment", "reader.residence", "reader.employer.country"]
-        places += [] if facts.action == "ROUTE" else ["login.declared_country", "login.ip_country"]
+        places += [] if facts.action in ACTIONS_WITHOUT_LOGIN else ["login.declared_country", "login.ip_country"]
     for name in places:
         code = facts.values.get(name)
         if code is not None and not is_known(code):
@@ -162,12 +162,17 @@ def _oblige(gate: Gate, question: Question, rule: Rule) -> None:
 
 
 def _gate_2(gate: Gate, question: Question, law: LiveLaw) -> None:
-    """Every regime of the origin must permit every place the data comes to: where the reader is, and where it is kept."""
+    """Every regime of the origin must permit every place the data comes to: where the reader is, and where it is kept.
+
+    A report that is delivered comes to its origin and nowhere else.
+    """
     if not law.regimes:
         gate.note("DENY", f"JURISDICTION_UNKNOWN:{question.facts.values['origin.jurisdiction']}")
     storage = question.facts.values.get("storage.country")
-    places = [("READER", place) for place in question.destinations]
-    if storage is not None:
+    is_delivery = question.facts.action == DELIVER
+    destinations = (question.facts.values["origin.jurisdiction"],) if is_delivery else question.destinations
+    places = [("READER", place) for place in destinations]
+    if storage is not None and not is_delivery:
         places.append(("STORAGE", storage))
     mechanisms: list[frozenset[str]] = []
     stood_on: set[str] = set()
@@ -185,9 +190,7 @@ def _gate_2(gate: Gate, question: Question, law: LiveLaw) -> None:
     question.mechanisms = tuple(mechanisms)
 
 
-def _permit(
-    gate: Gate, question: Question, candidates: Sequence[Rule], role: str, place: str, regime: str
-) -> list[tuple[Rule, Finding]]:
+def _permit(gate: Gate, question: Question, candidates: Sequence[Rule], role: str, place: str, regime: str) -> list[tuple[Rule, Finding]]:
     """The permits met for `place`, the one to stand on first: a confirmed one, then by mechanism, then by id."""
     met: list[tuple[Rule, Finding]] = []
     failed: list[str] = []
@@ -211,6 +214,12 @@ def _permit(
 def _gate_3(gate: Gate, question: Question, law: LiveLaw) -> bool:
     """Consent, from the law and from the hospital's own practice. Returns whether break-glass was invoked."""
     facts = question.facts
+    if facts.action == DELIVER:
+        # What was lawfully read stays read (GDPR Art. 7(3)): a later no ends further reading, not the hospital's own record.
+        for rule in law.requirements:
+            if rule.gate == "G3":
+                _require(gate, question, rule)
+        return False
     status = facts.values.get("consent.status")
     if status in ("WITHDRAWN", "REFUSED"):  # somebody said no: asked for or not, that stands
         gate.note("DENY", f"CONSENT_{status}")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from compliance.facts_schema import Credential, Evidence, Facts
+from compliance.facts_vocabulary import ACTIONS_WITHOUT_LOGIN
 from compliance.jurisdiction import most_specific
 from compliance.rule import PSV_MAX_AGE_DAYS, Test, Wanted
 
@@ -223,7 +224,7 @@ def ask(facts: Facts, at: datetime) -> Question:
     if facts.action == "STORE":
         return Question(facts, at, (), ())
     names = ["reader.establishment"]
-    if facts.action != "ROUTE":
+    if facts.action not in ACTIONS_WITHOUT_LOGIN:
         names += ["login.declared_country", "login.ip_country"]
     locations = frozenset(values[name] for name in names if name in values)
     employer = values.get("reader.employer.country")

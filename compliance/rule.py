@@ -16,14 +16,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from compliance.facts_vocabulary import ACTIONS, ASKABLE_FACTS, CONSENT_KINDS, FACT_TYPES, FLAGS, REQUIRE_REGISTER
+from compliance.facts_vocabulary import ACTIONS, ASKABLE_FACTS, CONSENT_KINDS, DELIVER, FACT_TYPES, FLAGS, REQUIRE_REGISTER
 from compliance.jurisdiction import Membership, Territory, compile_territory
 
 GATES = ("G0", "G1", "G2", "G3", "G4", "G5", "G6")
 #: Transfer mechanisms, the one to rely on first when several are met.
 MECHANISMS = (
-    "INTRA", "ADEQUACY", "STATUTE", "DPF", "SCC_M1", "SCC_M2", "SCC_M3", "SCC_M4", "IDTA", "BCR", "CONTRACT", "ASSESSMENT", "CONSENT",
-    "VITAL",
+    "INTRA", "ADEQUACY", "STATUTE", "DPF", "SCC_M1", "SCC_M2", "SCC_M3", "SCC_M4", "IDTA", "BCR", "CODE", "CONTRACT", "ASSESSMENT",
+    "CONSENT", "VITAL",
 )  # fmt: skip
 #: Obligations that the product enforces; a pack may name no other.
 OBLIGATION = re.compile(
@@ -286,7 +286,7 @@ def compile_rule(text: RuleText, sets: Sets, digest: str, is_confirmed: bool) ->
         regime=text.regime,
         mechanism=text.mechanism,
         rank=MECHANISMS.index(text.mechanism) if text.mechanism else len(MECHANISMS),
-        actions=frozenset(ACTIONS) if "ANY" in text.actions else frozenset(text.actions),
+        actions=_actions_of(text),
         origin=compile_territory(tuple(text.origin), sets),
         destination=compile_territory(tuple(text.destination), sets),
         destination_outside=compile_territory(tuple(text.destination_outside), sets) if text.destination_outside else None,
@@ -305,6 +305,14 @@ def compile_rule(text: RuleText, sets: Sets, digest: str, is_confirmed: bool) ->
         digest=digest,
         is_confirmed=is_confirmed,
     )
+
+
+def _actions_of(text: RuleText) -> frozenset[str]:
+    """ANY is every action; but what a reading needs on file (REQUIRE) or owes (OBLIGE) names DELIVER where it means that too."""
+    named = frozenset(text.actions) - {"ANY"}
+    if "ANY" not in text.actions:
+        return named
+    return named | (frozenset(ACTIONS) if text.kind in ("PROHIBIT", "PERMIT") else frozenset(ACTIONS) - {DELIVER})
 
 
 _TERRITORY_FORMS = ("within", "outside", "located_outside", "located_within", "reader_outside")

@@ -47,6 +47,7 @@ _ACTIONS = {
     "SIGN_PRELIMINARY": "sign a preliminary report on",
     "SIGN_FINAL": "sign a final report on",
     "STORE": "store",
+    "DELIVER": "have the report delivered on",
 }
 _TONES: dict[str, Tone] = {"ALLOW": "good", "REFER": "warning", "DENY": "bad"}
 _OUTCOMES = {"ALLOW": "Passed", "REFER": "Referred", "DENY": "Denied"}

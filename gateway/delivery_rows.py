@@ -10,7 +10,8 @@ from sqlmodel import Session, col, select
 from compliance.hospital import Hospital, ReportTarget, TargetKind
 from compliance.study import Study
 from gateway.reading_desk import KIND_WORDS
-from gateway.web.contexts import Tone
+from gateway.reason_words import reason_sentence
+from gateway.web.contexts import Reason, Tone
 from gateway.web.contexts_oversight import DeliveryRow
 from gateway.web.rendering import instant
 from reporting.content import ReportKind
@@ -36,8 +37,10 @@ def delivery_rows(session: Session, deliveries: Sequence[Delivery], *, may_relea
                 status=status,
                 tone=tone,
                 attempts=row.attempts,
-                last_error=row.last_reason or "",
-                next_attempt_at=row.next_attempt_at if row.state == DeliveryState.QUEUED and row.attempts else None,
+                last_error="" if is_denied(row) else row.last_reason or "",
+                reasons=tuple(Reason(code=code, text=reason_sentence(code)) for code in row.denied_reasons) if is_denied(row) else (),
+                decision_digest=row.decision_digest or "",
+                next_attempt_at=row.next_attempt_at if row.state == DeliveryState.QUEUED and (row.attempts or is_denied(row)) else None,
                 receipt=_receipt(row),
                 pseudonym=studies[report.study_pk].patient_pseudonym,
                 hospital_name=hospitals[row.hospital_id].name,
@@ -47,11 +50,18 @@ def delivery_rows(session: Session, deliveries: Sequence[Delivery], *, may_relea
     return tuple(found)
 
 
+def is_denied(delivery: Delivery) -> bool:
+    """Whether it waits because the law does not let it leave."""
+    return delivery.state == DeliveryState.QUEUED and bool(delivery.denied_reasons)
+
+
 def status_of(delivery: Delivery) -> tuple[str, Tone]:
     if delivery.state == DeliveryState.DELIVERED:
         return "Delivered", "good"
     if delivery.state == DeliveryState.DEAD_LETTER:
         return "Dead letter", "bad"
+    if is_denied(delivery):
+        return "Held back by the law", "bad"
     return ("Waiting for the next try", "warning") if delivery.attempts else ("On its way", "neutral")
 
 

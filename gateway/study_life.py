@@ -13,7 +13,7 @@ from compliance.principal import Principal
 from compliance.quarantine import QuarantineItem, QuarantineState
 from compliance.study import Study, StudyStatus
 from gateway.application import Application
-from gateway.delivery_rows import delivery_rows
+from gateway.delivery_rows import delivery_rows, is_denied
 from gateway.reading_desk import KIND_WORDS
 from gateway.reason_words import counted_reasons, reason_sentence
 from gateway.received import ReceivedState, ReceivedStudy
@@ -181,6 +181,8 @@ def _status(app: Application, row: ReceivedStudy, study: Study | None, trace: _T
     states = {delivery.state for delivery in trace.deliveries}
     if DeliveryState.DEAD_LETTER in states:
         return "Report not delivered", "bad"
+    if any(is_denied(delivery) for delivery in trace.deliveries):
+        return "Report held back by the law", "bad"
     if not states:
         return "Reported; no destination is configured", "warning"
     return ("Report delivered", "good") if states == {DeliveryState.DELIVERED} else ("Report on its way", "neutral")
@@ -211,9 +213,11 @@ def _steps(
     if held is not None or row.state == ReceivedState.REJECTED:
         failed.add(1)
         details[1] = held.reason_code if held is not None else "Rejected"
-    if any(delivery.state == DeliveryState.DEAD_LETTER for delivery in trace.deliveries):
+    if any(delivery.state == DeliveryState.DEAD_LETTER or is_denied(delivery) for delivery in trace.deliveries):
         failed.add(8)
         at[8] = None
+        against = dict.fromkeys(reason for delivery in trace.deliveries if is_denied(delivery) for reason in delivery.denied_reasons)
+        details[8] = " ".join(reason_sentence(reason) for reason in against)
     present = next((number for number, moment in enumerate(at) if moment is None), len(at))
     return tuple(
         LifeStep(

@@ -1,7 +1,8 @@
 """Deliver: the report reaches its hospital under the patient's own name, once per target, with a receipt.
 
 1. The report is what its reader signed, with the key that reader registered, and it belongs to this study and this hospital (threat T12).
-   The decision that it was signed under is on record, unchanged, and allowed just that.
+   The decision that it was signed under is on record, unchanged, and allowed just that; and the law is asked whether the report may leave
+   today (delivery_decision.py): where it may not, the delivery waits with the reasons.
 2. The identity is opened from the crosswalk (an audit event), and the hospital's copy is composed, sealed with the hospital's
    certificate, and verified as `readgate report verify` would. It is made once; every target and every retry gets the same bytes.
 3. It is sent. SOP Instance UID and message control id are derived from the report, so that a repeated sending is recognised.
@@ -24,11 +25,13 @@ from compliance.crosswalk import open_study_identity
 from compliance.database import Database
 from compliance.decision_log import require_decision, require_unchanged
 from compliance.hospital import Hospital, ReportTarget, TargetKind, require_hospital
+from compliance.lawbook import LawBundle
 from compliance.study import Study, open_study_key, study_by_pk
 from crypto.certificates import KeyAndCertificate
-from crypto.errors import IntegrityFailure, NotFound, PermanentPeerFailure, TemporarilyUnable
+from crypto.errors import Conflict, IntegrityFailure, NotFound, PermanentPeerFailure, TemporarilyUnable
 from crypto.keys import KeyStore
 from reporting.content import ReportKind
+from reporting.delivery_decision import ACTOR, decide_delivery
 from reporting.delivery_queue import Delivery, DeliveryState, note_failure, require_delivery
 from reporting.document import ReportSource, compose_document
 from reporting.encapsulated import encapsulate
@@ -39,8 +42,6 @@ from reporting.report_copy import ReportCopy, keep_copy, open_copy
 from reporting.seal import seal_document
 from reporting.signed_report import SignedReport, public_key_fingerprint
 from reporting.verification import verify_report_pdf
-
-ACTOR = "readgate/deliver"
 
 
 class Senders(Protocol):
@@ -63,6 +64,7 @@ class _Parcel:
 def deliver(
     database: Database,
     keys: KeyStore,
+    law: LawBundle,
     *,
     delivery_pk: int,
     senders: Senders,
@@ -72,16 +74,17 @@ def deliver(
 ) -> str:
     """The state of the delivery after one attempt, whatever went wrong in it. Raises: TemporarilyUnable when the database is away."""
     try:
-        parcel = _parcel(database, keys, delivery_pk, signer_of, trust_roots, now)
-        if parcel is None:
-            return DeliveryState.DELIVERED
+        parcel = _parcel(database, keys, law, delivery_pk, signer_of, trust_roots, now)
+        if isinstance(parcel, str):
+            return parcel
         if parcel.target.kind == TargetKind.DICOM:
             receipt = senders.store(parcel.target, encapsulate(parcel.source, parcel.pdf))
         else:
             route = MessageRoute(**parcel.target.settings.get("route", {}))
             message = compose_oru(parcel.source, pdf=parcel.pdf, now=now, route=route)
             receipt = senders.send_message(parcel.target, message)
-    except TemporarilyUnable:
+    except (TemporarilyUnable, Conflict):
+        # A clock that ran backwards decides nothing; what a person mends is tried again.
         return _failed(database, delivery_pk, "TEMPORARILY_UNABLE", is_permanent=False, now=now)
     except PermanentPeerFailure:
         return _failed(database, delivery_pk, "PEER_REFUSES", is_permanent=True, now=now)
@@ -108,8 +111,14 @@ def deliver(
                 hospital_id=delivery.hospital_id,
                 study_instance_uid=study_by_pk(session, report.study_pk).study_instance_uid,
                 object_id=delivery.report_uid,
-                decision_digest=report.decision_digest,
-                detail={"kind": delivery.kind, "attempt": delivery.attempts, "state": delivery.state, "decision_verified": True},
+                decision_digest=delivery.decision_digest,
+                detail={
+                    "kind": delivery.kind,
+                    "attempt": delivery.attempts,
+                    "state": delivery.state,
+                    "signed_under": report.decision_digest,
+                    "decision_verified": True,
+                },
             ),
             at=now,
         )
@@ -119,21 +128,24 @@ def deliver(
 def _parcel(
     database: Database,
     keys: KeyStore,
+    law: LawBundle,
     delivery_pk: int,
     signer_of: Callable[[str], KeyAndCertificate],
     trust_roots: Sequence[bytes],
     now: datetime,
-) -> _Parcel | None:
-    """What to send and where; None where it was delivered already."""
+) -> _Parcel | str:
+    """What to send and where; the state of the delivery where nothing is to be sent now: it is over, or the law says no."""
     with database.transaction() as session:
         delivery = require_delivery(session, delivery_pk)
         if delivery.state != DeliveryState.QUEUED:
-            return None
+            return delivery.state
         report, target = require_report(session, delivery.report_uid), session.get(ReportTarget, delivery.target_pk)
         if target is None or target.hospital_id != report.hospital_id:
             raise IntegrityFailure("a delivery points at another hospital's target")
         study = study_by_pk(session, report.study_pk)
         _require_allowed(session, report, study)
+        if not decide_delivery(session, law, keys, delivery, report, study, now=now):
+            return delivery.state
         source = report_source(session, keys, report, study, actor=ACTOR, purpose="deliver", now=now)
         standing = session.get(ReportCopy, report.report_uid)
         pdf = open_copy(open_study_key(keys, study), standing) if standing is not None else None

@@ -39,6 +39,9 @@ class Delivery(SQLModel, table=True):
     next_attempt_at: datetime = Field(sa_type=UtcDateTime, index=True)
     #: A constant that says why the last attempt failed.
     last_reason: str | None = None
+    #: The newest decision on letting it leave, and what that had against it; empty where it may leave.
+    decision_digest: str | None = None
+    denied_reasons: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
     #: What the receiver answered: DIMSE status, or the acknowledgement's code and control id.
     receipt: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))
     queued_at: datetime = Field(sa_type=UtcDateTime)

@@ -246,6 +246,7 @@ class GatewaySite:
             deliver(
                 app.database,
                 app.keys,
+                app.law,
                 delivery_pk=pk,
                 senders=self.outbox,
                 signer_of=app.document_signer,

@@ -146,6 +146,7 @@ class Bench:
         return deliver(
             app.database,
             app.keys,
+            app.law,
             delivery_pk=delivery_pk,
             senders=senders_of(app),
             signer_of=app.document_signer,

@@ -45,6 +45,7 @@ def _deliver(site: GatewaySite, kind: TargetKind) -> str:
     return deliver(
         app.database,
         app.keys,
+        app.law,
         delivery_pk=row.delivery_pk or 0,
         senders=senders_of(app),
         signer_of=app.document_signer,

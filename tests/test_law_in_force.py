@@ -48,7 +48,7 @@ def change(folder: Path, old: str, new: str, name: str = "bundle.yaml") -> None:
 def packs(tmp_path: Path) -> Path:
     folder = tmp_path / "packs"
     shutil.copytree(SHIPPED_LAW, folder, ignore=shutil.ignore_patterns("*.json"))
-    change(folder, "version: 1", "version: 5")
+    change(folder, f"version: {load_packs().version}", "version: 5")
     confirm(folder)
     return folder
 

@@ -24,6 +24,8 @@ from gateway.law_commands import mount
 from tests.decision_cases import base_facts, decision_cases, facts_of
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
+#: The version of the packs that ship.
+SHIPPED = load_packs().version
 
 
 @pytest.fixture(scope="module")
@@ -155,11 +157,11 @@ def test_a_rule_changed_or_taken_away_after_confirmation_unsigns_the_bundle(pack
 
 
 def test_an_older_version_than_confirmed_is_rolled_back(packs: Path, tmp_path: Path) -> None:
-    _replace(packs / "bundle.yaml", "version: 1", "version: 2")
+    _replace(packs / "bundle.yaml", f"version: {SHIPPED}", f"version: {SHIPPED + 1}")
     (packs / "demo-confirmations.json").unlink()
     confirmed = _confirm(packs, tmp_path / "c.json")
-    assert load_law(packs, confirmed).version == 2
-    _replace(packs / "bundle.yaml", "version: 2", "version: 1")
+    assert load_law(packs, confirmed).version == SHIPPED + 1
+    _replace(packs / "bundle.yaml", f"version: {SHIPPED + 1}", f"version: {SHIPPED}")
     with pytest.raises(BadInput, match="rolled back"):
         load_law(packs, confirmed)
 
@@ -208,12 +210,12 @@ def test_a_deployment_trusts_its_own_keys_only(packs: Path, tmp_path: Path) -> N
 
 def test_the_last_good_bundle_stays_in_force(packs: Path, tmp_path: Path) -> None:
     good = load_law(packs)
-    _replace(packs / "bundle.yaml", "version: 1", "version: 2")
+    _replace(packs / "bundle.yaml", f"version: {SHIPPED}", f"version: {SHIPPED + 1}")
     (packs / "demo-confirmations.json").unlink()
     in_force, problem = reload_law(good, packs, None)
     assert in_force is good and "unsigned" in (problem or "")
     newer, problem = reload_law(good, packs, _confirm(packs, tmp_path / "c.json"))
-    assert newer.version == 2 and problem is None
+    assert newer.version == SHIPPED + 1 and problem is None
     in_force, problem = reload_law(newer, SHIPPED_LAW, None)
     assert in_force is newer and "LAW_ROLLED_BACK" in (problem or "")
     (packs / "eu.yaml").write_text("rules: [")
@@ -260,7 +262,7 @@ def test_law_commands_end_to_end(packs: Path, tmp_path: Path, command: typer.Typ
         return CliRunner().invoke(command, ["law", *arguments])
 
     _add(packs, kind="PROHIBIT", origin=["IE"])
-    _replace(packs / "bundle.yaml", "version: 1", "version: 2")
+    _replace(packs / "bundle.yaml", f"version: {SHIPPED}", f"version: {SHIPPED + 1}")
     (packs / "demo-confirmations.json").unlink()
     for name in ("officer", "counsel"):
         assert "PUBLIC KEY" in run("key", str(tmp_path / name)).stdout

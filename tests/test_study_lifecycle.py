@@ -92,7 +92,7 @@ def test_one_study_through_all_nine_steps(tmp_path: Path) -> None:
         for delivery_pk in deliveries:
             assert delivery_pk is not None
             state = deliver(
-                app.database, app.keys, delivery_pk=delivery_pk, senders=site.outbox, signer_of=app.document_signer,
+                app.database, app.keys, app.law, delivery_pk=delivery_pk, senders=site.outbox, signer_of=app.document_signer,
                 trust_roots=app.certificates.trust_roots(), now=app.now(),
             )  # fmt: skip
             assert state == DeliveryState.DELIVERED

@@ -35,6 +35,8 @@ class DeliveryRow:
     tone: Tone
     attempts: int
     last_error: str = ""  # constant code and clause, never the peer's own text
+    reasons: tuple[Reason, ...] = ()  # what the law has against letting it leave
+    decision_digest: str = ""  # the newest decision on letting it leave
     next_attempt_at: datetime | None = None
     receipt: str = ""  # "0000H Success, 2026-11-22 10:31 UTC"
     pseudonym: str = ""
