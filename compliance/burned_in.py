@@ -19,7 +19,7 @@ DICOM PS3.15 E.3.1, Clean Pixel Data Option.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -30,7 +30,7 @@ from compliance.burned_in_text import IdentityForms, TextKind, identity_forms, t
 from compliance.device_masks import Box, DeviceMask, known_masks, matching_masks, pixel_risk
 from compliance.overlay_planes import clear_embedded_overlays, drop_overlays, overlay_groups, overlay_pictures
 from compliance.pixel_frames import PixelShape, blanked, lossy_block_pixels, pixel_shape
-from compliance.pixel_looks import Grey, Look, looks_of, pictures_of
+from compliance.pixel_looks import Grey, Look, Picture, looks_again, looks_of, pictures_of
 from compliance.text_detection import DetectedText, TextDetector
 from compliance.text_windows import glyph_windows
 from crypto.errors import RefusedContent
@@ -42,12 +42,15 @@ EDGE_SHARE = 0.12
 """Consoles print into this share of the height or width along each edge; text of unknown meaning is blanked there."""
 LEGIBLE_SCORE = 0.6
 LEGIBLE_SIGNS = 3
+SURE_SCORE = 0.85
+"""Below it a reading on anatomy is looked at again before it holds the instance."""
 LOSSY_TOLERANCE = 6.0
 """Levels by which lossy frames differ where nothing changed."""
 _ROUNDS_MAX = 3
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _PROOF_MARGIN_PIXELS = 80
 """A date found beside a name that was not: the proof looks closely at what stands around each box."""
+_CLOSE_MARGIN_PIXELS = 24
 _CLOSE_PIXELS_MAX = 130_000
 """Where the boxes' surroundings are larger, they are read as the frame was: a page of text would take minutes."""
 
@@ -81,6 +84,16 @@ class _Reading:
     score: float
     signs: int
     on_anatomy: bool
+    frame: int | None = None
+
+    @property
+    def is_legible(self) -> bool:
+        return self.score >= LEGIBLE_SCORE and self.signs >= LEGIBLE_SIGNS
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Would hold the instance, and was not read well."""
+        return self.kind == TextKind.UNKNOWN and self.on_anatomy and self.is_legible and self.score < SURE_SCORE
 
 
 def screen_pixels(
@@ -133,23 +146,24 @@ def _screened(
     # 1. and 2. masks first: what they cover is not read
     tolerance = LOSSY_TOLERANCE if grid else 0.0
     readings, pictures = _readings(looks_of(result, shape), [box.box for box in boxes], identity, detector, tolerance=tolerance)
-    held = _decide(readings, boxes, dataset, shape)
+    held = _decide(readings, [], boxes, dataset, shape)
     if held and reviewed is None:
         return PixelScreening("HOLD", "TEXT_ON_ANATOMY", (*boxes, *held), dataset, risk, pictures, names)
     if not boxes:
         outcome: Outcome = "CLEANED" if overlays else "CLEAN"
         return PixelScreening(outcome, "", (), result, risk, pictures, names, overlays)
-    # 4. what was blanked is read again; a box that was too small grows
+    # 4. what was blanked is read again where it was seen; a box that was too small grows
     fresh = 0
+    seen_in = {0} | {reading.frame for reading in readings if _act(reading, readings) == "BLANK"}
     for _ in range(_ROUNDS_MAX):
         cleaned = blanked(result, shape, [box.box for box in boxes])
         cleaned_shape = pixel_shape(cleaned) if bytes_max is None else pixel_shape(cleaned, bytes_max=bytes_max)
         near = _near(boxes[fresh:], shape)
         closely = int(near.sum()) <= _CLOSE_PIXELS_MAX
-        left, more = _readings(_levelled(looks_of(cleaned, cleaned_shape), near), [], identity, detector, closely=closely)
+        left, more = _readings(_levelled(looks_again(cleaned, cleaned_shape, seen_in), near), [], identity, detector, closely=closely)
         pictures += more
         count = fresh = len(boxes)
-        held = _decide(left, boxes, dataset, shape)
+        held = _decide(left, readings, boxes, dataset, shape)
         if held and reviewed is None:
             return PixelScreening("HOLD", "TEXT_ON_ANATOMY", (*boxes, *held), dataset, risk, pictures, names)
         if len(boxes) == count:
@@ -169,7 +183,8 @@ def _readings(
 ) -> tuple[list[_Reading], int]:
     readings: list[_Reading] = []
     before: list[Grey] = []
-    pictures = 0
+    settled: list[Box] = []
+    count = 0
     for look in looks:
         grey = look.grey.copy()
         for x0, y0, x1, y1 in covered:
@@ -178,22 +193,45 @@ def _readings(
         before.append(grey)
         if not windows:
             continue
-        for picture in pictures_of(grey, is_one_of_many=look.is_one_of_many):
-            pictures += 1
-            for text in detector.read(picture, closely=closely, windows=windows):
-                readings.append(_reading(text, grey, identity))
-    return readings, pictures
+        pictures = pictures_of(look, grey)
+        for picture in pictures:
+            count += 1
+            for text in detector.read(picture, closely=closely, windows=windows, settled=settled):
+                reading = _reading(text, look, grey, identity)
+                if reading.is_doubtful and not closely:
+                    readings += _read_closely(reading, look, grey, pictures[:2], identity, detector)
+                    continue
+                readings.append(reading)
+                if reading.kind == TextKind.IDENTIFYING:
+                    settled.append(_grown(reading.box, 3))
+    return readings, count
 
 
-def _reading(text: DetectedText, grey: Grey, identity: IdentityForms) -> _Reading:
+def _reading(text: DetectedText, look: Look, grey: Grey, identity: IdentityForms) -> _Reading:
     box = (text.x0, text.y0, text.x1, text.y1)
     signs = sum(character.isalnum() for character in text.text)
-    return _Reading(box, text_kind(text.text, identity), text.score, signs, not (_at_edge(box, grey) or _on_flat(box, grey)))
+    on_anatomy = not (_at_edge(box, grey) or _on_flat(box, grey))
+    return _Reading(box, text_kind(text.text, identity), text.score, signs, on_anatomy, look.frame)
 
 
-def _decide(readings: Sequence[_Reading], boxes: list[ScreenedBox], dataset: Dataset, shape: PixelShape) -> list[ScreenedBox]:
-    """Adds to `boxes` what is to be blanked and returns what a person has to look at."""
-    acts = [(reading, _act(reading, readings)) for reading in readings]
+def _read_closely(
+    reading: _Reading, look: Look, grey: Grey, pictures: Sequence[Picture], identity: IdentityForms, detector: TextDetector
+) -> list[_Reading]:
+    """What the place of a doubtful reading says when it is enlarged: crossing vessels are letters once, text is text again."""
+    rows, columns = grey.shape
+    x0, y0, x1, y1 = _grown(reading.box, _CLOSE_MARGIN_PIXELS)
+    window = (max(0, x0), max(0, y0), min(columns, x1), min(rows, y1))
+    again = [
+        _reading(text, look, grey, identity) for picture in pictures for text in detector.read(picture, closely=True, windows=[window])
+    ]
+    return [one for one in again if _overlap(one.box, reading.box)]
+
+
+def _decide(
+    readings: Sequence[_Reading], known: Sequence[_Reading], boxes: list[ScreenedBox], dataset: Dataset, shape: PixelShape
+) -> list[ScreenedBox]:
+    """Adds to `boxes` what is to be blanked and returns what a person has to look at. `known` was read before and decided on."""
+    acts = [(reading, _act(reading, (*known, *readings))) for reading in readings]
     grid = lossy_block_pixels(dataset)
     for reading, act in acts:
         if act == "BLANK":
@@ -214,10 +252,9 @@ def _act(reading: _Reading, readings: Sequence[_Reading]) -> Act:
     better = [other.box for other in readings if other.kind == TextKind.CLINICAL and other.score >= min(reading.score, 0.9)]
     if _covered(reading.box, better, 0.6):
         return "KEEP"
-    legible = reading.score >= LEGIBLE_SCORE and reading.signs >= LEGIBLE_SIGNS
     if not reading.on_anatomy:
-        return "BLANK" if legible or _has_the_shape_of_a_line(reading) else "KEEP"
-    return "HOLD" if legible else "KEEP"
+        return "BLANK" if reading.is_legible or _has_the_shape_of_a_line(reading) else "KEEP"
+    return "HOLD" if reading.is_legible else "KEEP"
 
 
 def _has_the_shape_of_a_line(reading: _Reading) -> bool:
@@ -237,7 +274,7 @@ def _near(boxes: Sequence[ScreenedBox], shape: PixelShape) -> NDArray[np.bool_]:
 def _levelled(looks: Iterable[Look], near: NDArray[np.bool_]) -> Iterator[Look]:
     """The looks, with everything far from the boxes levelled: what is unchanged there has been read before."""
     for look in looks:
-        yield Look(np.where(near, look.grey, look.grey.min()), look.frame)
+        yield replace(look, grey=np.where(near, look.grey, look.grey.min()))
 
 
 def _at_edge(box: Box, grey: Grey) -> bool:
@@ -275,6 +312,10 @@ def _on_grid(box: Box, grid: int) -> Box:
 def _cut(boxes: Iterable[Box], shape: PixelShape) -> list[Box]:
     cut = [(max(0, x0), max(0, y0), min(shape.columns, x1), min(shape.rows, y1)) for x0, y0, x1, y1 in boxes]
     return [box for box in cut if box[0] < box[2] and box[1] < box[3]]
+
+
+def _grown(box: Box, margin: int) -> Box:
+    return box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin
 
 
 def _covered(box: Box, by: Sequence[Box], share: float) -> bool:

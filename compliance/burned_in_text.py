@@ -31,6 +31,8 @@ _MONTHS = "jan|feb|mar|mär|mrz|apr|may|mai|jun|jul|aug|sep|sept|oct|okt|nov|dec
 _DATES = (
     re.compile(r"(?<!\d)(?:19|20)\d{2}\s?[-./:\s]\s?(?:0?[1-9]|1[0-2])\s?[-./:\s]\s?(?:0?[1-9]|[12]\d|3[01])(?!\d)"),
     re.compile(r"(?<!\d)(?:0?[1-9]|[12]\d|3[01])\s?[-./]\s?(?:0?[1-9]|[12]\d|3[01])\s?[-./]\s?(?:(?:19|20)\d{2}|\d{2})(?![\d.])"),
+    # A recogniser glues the time of day to the year.
+    re.compile(r"(?<!\d)(?:0?[1-9]|[12]\d|3[01])[-./](?:0?[1-9]|[12]\d|3[01])[-./](?:19|20)\d{2}\d{1,2}[:.]\d{2}"),
     re.compile(r"(?<!\d)(?:19|20)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?!\d)"),
     re.compile(rf"(?<!\d)\d{{1,2}}[-.\s/]?(?:{_MONTHS})[a-z]*[-.,\s/]{{0,2}}(?:(?:19|20)\d{{2}}|\d{{2}})(?!\d)", re.IGNORECASE),
     re.compile(rf"(?:{_MONTHS})[a-z]*[-.\s/]{{0,2}}\d{{1,2}}\s?,?\s?(?:19|20)\d{{2}}", re.IGNORECASE),

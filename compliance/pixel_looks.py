@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +53,18 @@ def looks_of(dataset: Dataset, shape: PixelShape) -> Iterator[Look]:
     yield from _looks_of_many(dataset, shape)
 
 
+def looks_again(dataset: Dataset, shape: PixelShape, frames: Iterable[int | None]) -> Iterator[Look]:
+    """The looks of `looks_of` at these frames (None: the projections), of an instance whose pixels have changed since."""
+    wanted = set(frames)
+    if None in wanted:
+        yield from (look for look in looks_of(dataset, shape) if look.frame in wanted)
+        return
+    indices = sorted(index for index in wanted if index is not None)
+    for index, frame in zip(indices, frames_of(dataset, shape, indices), strict=True):
+        for grey in grey_pictures(frame, dataset, shape):
+            yield Look(grey, index, is_one_of_many=index > 0 and shape.frames > FRAMES_READ_ONE_BY_ONE)
+
+
 def _looks_of_many(dataset: Dataset, shape: PixelShape) -> Iterator[Look]:
     sampled = sorted({round(i * (shape.frames - 1) / (SAMPLED_FRAMES - 1)) for i in range(SAMPLED_FRAMES)})
     darkest: Grey | None = None
@@ -90,17 +102,18 @@ def frames_with_new_edges(edges: Sequence[NDArray[np.uint16]], sampled: Sequence
     return sorted(chosen)
 
 
-def pictures_of(grey: Grey, *, is_one_of_many: bool = False) -> list[Picture]:
+def pictures_of(look: Look, grey: Grey) -> list[Picture]:
     """The grey picture as 8-bit pictures for the detector: as it is, by local contrast, and the strips at its top and bottom by gamma.
 
     Over whole frames gamma identified fewer small names than the other two (docs/BURNED_IN_TEXT.md); it is kept where consoles print.
+    A projection is read by local contrast alone: its ground is uneven, and what is in every frame was read in the first.
     """
-    if is_one_of_many:
+    if look.is_one_of_many:
         return [stretched(grey)]
     strips = gamma_lifted(grey)
     height = max(1, round(grey.shape[0] * _STRIP_SHARE))
     strips[height:-height] = int(np.median(strips))
-    return [stretched(grey), locally_contrasted(grey), strips]
+    return [locally_contrasted(grey), strips] if look.frame is None else [stretched(grey), locally_contrasted(grey), strips]
 
 
 def gamma_lifted(grey: Grey) -> Picture:

@@ -10,19 +10,21 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compliance.device_masks import Box
-from compliance.text_windows import TILE_PIXELS, tile_starts
+from compliance.text_windows import tiles
 
 Picture = NDArray[np.uint8]
 
 ENLARGEMENT = 1.5
 CLOSE_ENLARGEMENT = 2.5
 """Letters of 8 pixels are below what the detector was trained on. Twice the size finds no more and costs 1.8 times as much."""
+_LINE_WIDTH_MIN = 64
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,13 @@ class DetectedText:
 
 
 class TextDetector(Protocol):
-    def read(self, picture: Picture, *, closely: bool = False, windows: Sequence[Box] | None = None) -> list[DetectedText]:
+    def read(
+        self, picture: Picture, *, closely: bool = False, windows: Sequence[Box] | None = None, settled: Sequence[Box] = ()
+    ) -> list[DetectedText]:
         """Every line of text found in a picture of 8-bit grey values (rows, columns), readable or not (then text is empty).
 
-        Where `windows` (text_windows.py) are given, only they are looked at.
+        Where `windows` (text_windows.py) are given, only they are looked at. Lines that lie within one of the boxes `settled` need not be
+        read again and are left out.
 
         `closely` looks for the smallest letters at several times the cost; for pictures that are level but for some windows.
         """
@@ -66,52 +71,56 @@ class RapidTextDetector:
         self._cv2.setNumThreads(threads)
         rapidocr: Any = importlib.import_module("rapidocr")
         self._line_input: Any = importlib.import_module("rapidocr.ch_ppocr_rec").TextRecInput
+        models = Path(rapidocr.__file__).parent / "models"
+        sessions = {stage: _session(models, name, threads) for stage, name in (("Det", "*_det_*.onnx"), ("Rec", "*_rec_*.onnx"))}
         engine = rapidocr.RapidOCR(
             params={
                 "Global.log_level": "critical",
-                "EngineConfig.onnxruntime.intra_op_num_threads": threads,
-                "EngineConfig.onnxruntime.inter_op_num_threads": 1,
                 # We enlarge ourselves; the network's own scaling is held off.
                 "Det.limit_side_len": 32,
                 "Det.box_thresh": 0.4,
             }
         )
+        for stage, session in sessions.items():
+            engine.cfg[stage]._set_flag("allow_objects", True)
+            engine.cfg[stage].session = session
         self._detect = engine._load_det_model()
         self._recognise = engine._load_rec_model()
+        # Lines are as wide as the widest of their batch; the library would fill up each to 320 pixels and read the emptiness.
+        self._recognise.rec_image_shape = [3, 48, _LINE_WIDTH_MIN]
         self._crop: Any = importlib.import_module("rapidocr.utils.process_img").get_rotate_crop_image
 
-    def read(self, picture: Picture, *, closely: bool = False, windows: Sequence[Box] | None = None) -> list[DetectedText]:
+    def read(
+        self, picture: Picture, *, closely: bool = False, windows: Sequence[Box] | None = None, settled: Sequence[Box] = ()
+    ) -> list[DetectedText]:
         enlargement = CLOSE_ENLARGEMENT if closely else ENLARGEMENT
         found: list[DetectedText] = []
         for x, y, right, bottom in [(0, 0, picture.shape[1], picture.shape[0])] if windows is None else windows:
             window = picture[y:bottom, x:right]
-            for top in tile_starts(window.shape[0]):
-                for left in tile_starts(window.shape[1]):
-                    tile = window[top : top + TILE_PIXELS, left : left + TILE_PIXELS]
+            for top, end in tiles(window.shape[0]):
+                for left, side in tiles(window.shape[1]):
+                    tile = window[top:end, left:side]
                     y0, y1, x0, x1 = _content(tile)
                     if y1 > y0:
                         place = x + left + x0, y + top + y0
-                        found.extend(_moved(text, *place) for text in self._read_tile(tile[y0:y1, x0:x1], enlargement))
+                        here = [(one[0] - place[0], one[1] - place[1], one[2] - place[0], one[3] - place[1]) for one in settled]
+                        found.extend(_moved(text, *place) for text in self._read_tile(tile[y0:y1, x0:x1], enlargement, here))
         return found
 
-    def _read_tile(self, tile: Picture, enlargement: float) -> list[DetectedText]:
+    def _read_tile(self, tile: Picture, enlargement: float, settled: Sequence[Box]) -> list[DetectedText]:
         cv2 = self._cv2
         grey = cv2.resize(tile, None, fx=enlargement, fy=enlargement, interpolation=cv2.INTER_CUBIC)
         large = cv2.cvtColor(cv2.copyMakeBorder(grey, 16, 16, 16, 16, cv2.BORDER_REPLICATE), cv2.COLOR_GRAY2BGR)
         corners = self._detect(large).boxes
-        if corners is None or len(corners) == 0:
-            return []
-        readings = self._read_lines([self._line(large, box) for box in corners])
-        found = []
-        for box, (text, score) in zip(corners, readings, strict=True):
-            (x0, y0), (x1, y1) = (box.min(axis=0) - 16) / enlargement, (box.max(axis=0) - 16) / enlargement
-            height, width = tile.shape
-            found.append(
-                DetectedText(
-                    max(0, int(x0)), max(0, int(y0)), min(width, int(np.ceil(x1)) + 1), min(height, int(np.ceil(y1)) + 1), text, score
-                )
-            )
-        return found
+        height, width = tile.shape
+        lines: list[tuple[Box, list[Picture]]] = []
+        for line in () if corners is None else corners:
+            (x0, y0), (x1, y1) = (line.min(axis=0) - 16) / enlargement, (line.max(axis=0) - 16) / enlargement
+            box = max(0, int(x0)), max(0, int(y0)), min(width, int(np.ceil(x1)) + 1), min(height, int(np.ceil(y1)) + 1)
+            if not any(_lies_within(box, other) for other in settled):
+                lines.append((box, self._line(large, line)))
+        readings = self._read_lines([cuts for _, cuts in lines]) if lines else []
+        return [DetectedText(*box, text, score) for (box, _), (text, score) in zip(lines, readings, strict=True)]
 
     def _line(self, picture: Picture, corners: NDArray[np.float32]) -> list[Picture]:
         """The line cut out upright, in the directions in which it may have to be read."""
@@ -130,6 +139,24 @@ class RapidTextDetector:
         return best
 
 
+def _session(models: Path, name: str, threads: int) -> Any:
+    """The network as onnxruntime runs it three times as fast as by default.
+
+    Numbers in the detector underflow, and the processor takes a hundred cycles for each of those: they count as zero. The first session of
+    a process decides on that for the thread that opens it, so ours has to be the first, and to be run where it was opened.
+    """
+    runtime: Any = importlib.import_module("onnxruntime")
+    path = next(iter(sorted(models.glob(name))), None)
+    if path is None:
+        raise ImportError("the models of rapidocr are not where its wheel puts them")  # it would download them
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    providers = [("CPUExecutionProvider", {"arena_extend_strategy": "kSameAsRequested"})]
+    return runtime.InferenceSession(str(path), sess_options=options, providers=providers)
+
+
 def _content(tile: Picture) -> tuple[int, int, int, int]:
     """Rows and columns of the tile outside of which it is flat, with a margin; much of a frame is, and costs nothing then."""
     level = int(np.median(tile))
@@ -145,6 +172,10 @@ def _content(tile: Picture) -> tuple[int, int, int, int]:
         max(0, int(columns[0]) - margin),
         min(width, int(columns[-1]) + margin),
     )
+
+
+def _lies_within(box: Box, other: Box) -> bool:
+    return other[0] <= box[0] and other[1] <= box[1] and box[2] <= other[2] and box[3] <= other[3]
 
 
 def _moved(text: DetectedText, x: int, y: int) -> DetectedText:

@@ -37,7 +37,9 @@ class PlantedText:
     def __init__(self, *planted: tuple[tuple[int, int, int, int], str], stubborn: bool = False) -> None:
         self.planted, self.stubborn, self.calls = planted, stubborn, 0
 
-    def read(self, picture: NDArray[np.uint8], *, closely: bool = False, windows: Sequence[Box] | None = None) -> list[DetectedText]:
+    def read(
+        self, picture: NDArray[np.uint8], *, closely: bool = False, windows: Sequence[Box] | None = None, settled: Sequence[Box] = ()
+    ) -> list[DetectedText]:
         self.calls += 1
         found = []
         for (x0, y0, x1, y1), text in self.planted:
@@ -256,6 +258,42 @@ def test_unknown_word_is_blanked_at_the_edge_and_held_on_anatomy() -> None:
     on_anatomy = screen_pixels(make_image(values), IDENTITY, PlantedText(((98, 78, 142, 94), "Zoltan")))
     assert (at_edge.outcome, at_edge.boxes[0].why) == ("CLEANED", "unknown text")
     assert (on_anatomy.outcome, on_anatomy.reason, on_anatomy.boxes[0].why) == ("HOLD", "TEXT_ON_ANATOMY", "text on anatomy")
+
+
+class ReadOnce(PlantedText):
+    """Reads a word on anatomy where there is none, with little confidence, and another one when it looks closely."""
+
+    def __init__(self, closely: str, score: float) -> None:
+        super().__init__()
+        self.closely, self.score = closely, score
+
+    def read(
+        self, picture: NDArray[np.uint8], *, closely: bool = False, windows: Sequence[Box] | None = None, settled: Sequence[Box] = ()
+    ) -> list[DetectedText]:
+        self.calls += 1
+        return (
+            [DetectedText(98, 78, 142, 94, self.closely if closely else "XXV", 0.9 if closely else self.score)]
+            if not closely or self.closely
+            else []
+        )
+
+
+@pytest.mark.parametrize(
+    "closely, score, outcome",
+    [
+        ("", 0.65, "CLEAN"),
+        ("l", 0.65, "CLEAN"),
+        ("XXV", 0.65, "HOLD"),
+        ("Zoltan", 0.65, "HOLD"),
+        ("", 0.9, "HOLD"),
+        ("KOWALSKA", 0.65, "CLEANED"),
+    ],
+)
+def test_word_read_with_doubt_on_anatomy_is_looked_at_closely_before_it_holds(closely: str, score: float, outcome: str) -> None:
+    values = ground()
+    values[80:92, 100:140:4] = 250
+    result = screen_pixels(make_image(values), IDENTITY, ReadOnce(closely, score))
+    assert result.outcome == outcome
 
 
 def test_clinical_marks_stay() -> None:

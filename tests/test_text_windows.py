@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from compliance.text_windows import TILE_PIXELS, glyph_windows, tile_starts
+from compliance.text_windows import TILE_OVERLAP_PIXELS, TILE_PIXELS, glyph_windows, tiles
 
 Grey = NDArray[np.float32]
 
@@ -73,8 +73,10 @@ def test_odd_sizes_are_looked_at_to_their_edges(shape: tuple[int, int]) -> None:
         assert 0 <= x0 < x1 <= shape[1] and 0 <= y0 < y1 <= shape[0] and max(x1 - x0, y1 - y0) <= TILE_PIXELS
 
 
-@pytest.mark.parametrize("length", [1, 352, 353, 399, 401, 1400, 2048])
-def test_tiles_cover_the_length(length: int) -> None:
-    starts = tile_starts(length)
-    assert starts[0] == 0 and starts[-1] + TILE_PIXELS >= length
-    assert all(after - before <= TILE_PIXELS for before, after in pairwise(starts))
+@pytest.mark.parametrize("length", [1, 352, 353, 399, 401, 480, 640, 1400, 2048])
+def test_tiles_cover_the_length_with_overlap_and_no_more_than_needed(length: int) -> None:
+    cut = tiles(length)
+    assert cut[0][0] == 0 and cut[-1][1] == length
+    assert all(end - start <= TILE_PIXELS for start, end in cut)
+    assert all(before[1] - after[0] >= TILE_OVERLAP_PIXELS - 1 for before, after in pairwise(cut))
+    assert sum(end - start for start, end in cut) <= length + (len(cut) - 1) * (TILE_OVERLAP_PIXELS + 1)
