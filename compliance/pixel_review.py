@@ -3,7 +3,7 @@
 Invariants
 - A review blanks its boxes and lets other unknown text of that instance stay; what is the study's own identity is blanked all the same.
 - A mask is the hospital's own: it fires on its instances alone, beside the known masks.
-- Boxes are places, never text. Every row is written with its audit entry, in one transaction.
+- Boxes are places, never text. Every row is written with its audit entry, in one transaction; the entry carries, sealed, why.
 
 DICOM PS3.15 E.3.1, Clean Pixel Data Option: "human intervention may be required".
 """
@@ -15,14 +15,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, Column
+from sqlalchemy import JSON, Column, LargeBinary
 from sqlmodel import Field, Session, SQLModel, col, select
 
 from compliance import audit
 from compliance.database import UtcDateTime
 from compliance.device_masks import Box, DeviceMask, known_masks
+from compliance.sealed_note import open_note, seal_note
+from crypto.keys import KeyStore
 
 BOXES_MAX = 200
+#: The reason of quarantine that a person settles by looking.
+BURNED_IN_TEXT = "BURNED_IN_TEXT"
 
 
 class PixelReview(SQLModel, table=True):
@@ -48,6 +52,10 @@ class HospitalMask(SQLModel, table=True):
     is_active: bool = True
     decided_at: datetime = Field(sa_type=UtcDateTime)
     decided_by: str
+    #: Why, in the person's own words: opened by `mask_note`.
+    note_sealed: bytes | None = Field(default=None, sa_column=Column(LargeBinary))
+    withdrawn_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    withdrawn_by: str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,14 +75,28 @@ def decisions_for(session: Session, hospital_id: str, received_study_pk: int) ->
     )
 
 
-def masks_of(session: Session, hospital_id: str) -> list[HospitalMask]:
-    """The hospital's own masks that are in force, oldest first."""
-    query = select(HospitalMask).where(HospitalMask.hospital_id == hospital_id, col(HospitalMask.is_active))
+def masks_of(session: Session, hospital_id: str, *, withdrawn: bool = False) -> list[HospitalMask]:
+    """The hospital's own masks that are in force (or were withdrawn), oldest first."""
+    query = select(HospitalMask).where(HospitalMask.hospital_id == hospital_id, col(HospitalMask.is_active).is_(not withdrawn))
     return list(session.exec(query.order_by(col(HospitalMask.mask_pk))).all())
 
 
+def mask_note(mask: HospitalMask, keys: KeyStore) -> str:
+    """What the person wrote who made the mask. Raises: IntegrityFailure."""
+    return open_note(keys, mask.hospital_id, _place(mask), mask.note_sealed)
+
+
 def record_review(
-    session: Session, *, hospital_id: str, received_study_pk: int, instance_pk: int, boxes: Sequence[Box], actor: str, now: datetime
+    session: Session,
+    keys: KeyStore,
+    *,
+    hospital_id: str,
+    received_study_pk: int,
+    instance_pk: int,
+    boxes: Sequence[Box],
+    actor: str,
+    note: str,
+    now: datetime,
 ) -> PixelReview:
     """The instance will leave with these boxes blanked, if nothing else speaks against it; audited."""
     row = session.exec(select(PixelReview).where(PixelReview.instance_pk == instance_pk).with_for_update()).first()
@@ -84,11 +106,14 @@ def record_review(
         )
     row.boxes, row.decided_at, row.decided_by = [list(box) for box in boxes], now, actor
     session.add(row)
-    _audit(session, hospital_id, actor, f"received-instance/{instance_pk}", {"boxes": len(boxes)}, now)
+    place = f"received-instance/{instance_pk}"
+    _audit(session, hospital_id, actor, place, {"boxes": len(boxes)}, seal_note(keys, hospital_id, place, note), now)
     return row
 
 
-def record_mask(session: Session, *, hospital_id: str, mask: DeviceMask, actor: str, now: datetime) -> HospitalMask:
+def record_mask(
+    session: Session, keys: KeyStore, *, hospital_id: str, mask: DeviceMask, actor: str, note: str, now: datetime
+) -> HospitalMask:
     """The boxes are blanked in all that this device sends from now on; audited. The same mask twice is one."""
     for standing in masks_of(session, hospital_id):
         if DeviceMask.from_json(standing.mask).to_json() | {"name": ""} == mask.to_json() | {"name": ""}:
@@ -96,26 +121,33 @@ def record_mask(session: Session, *, hospital_id: str, mask: DeviceMask, actor: 
     row = HospitalMask(hospital_id=hospital_id, mask=mask.to_json(), decided_at=now, decided_by=actor)
     session.add(row)
     session.flush()
-    _audit(session, hospital_id, actor, f"hospital-mask/{row.mask_pk}", {"boxes": len(mask.boxes), "mask": mask.name}, now)
+    row.note_sealed = seal_note(keys, hospital_id, _place(row), note)
+    _audit(session, hospital_id, actor, _place(row), {"boxes": len(mask.boxes), "mask": mask.name}, row.note_sealed, now)
     return row
 
 
-def withdraw_mask(session: Session, *, hospital_id: str, mask_pk: int, actor: str, now: datetime) -> bool:
+def withdraw_mask(session: Session, keys: KeyStore, *, hospital_id: str, mask_pk: int, actor: str, note: str, now: datetime) -> bool:
     """The mask no longer fires; True where it did. What was blanked under it stays blanked. Audited."""
-    row = session.get(HospitalMask, mask_pk)
+    row = session.exec(select(HospitalMask).where(HospitalMask.mask_pk == mask_pk).with_for_update()).first()
     if row is None or row.hospital_id != hospital_id or not row.is_active:
         return False
-    row.is_active = False
+    row.is_active, row.withdrawn_at, row.withdrawn_by = False, now, actor
     session.add(row)
-    _audit(session, hospital_id, actor, f"hospital-mask/{mask_pk}", {"withdrawn": True}, now)
+    _audit(session, hospital_id, actor, _place(row), {"withdrawn": True}, seal_note(keys, hospital_id, _place(row), note), now)
     return True
+
+
+def _place(mask: HospitalMask) -> str:
+    return f"hospital-mask/{mask.mask_pk}"
 
 
 def _boxes(stored: Sequence[Sequence[int]]) -> list[Box]:
     return [(int(x0), int(y0), int(x1), int(y1)) for x0, y0, x1, y1 in stored]
 
 
-def _audit(session: Session, hospital_id: str, actor: str, object_id: str, detail: dict[str, Any], now: datetime) -> None:
+def _audit(
+    session: Session, hospital_id: str, actor: str, object_id: str, detail: dict[str, Any], why_sealed: bytes, now: datetime
+) -> None:
     audit.append(
         session,
         audit.AuditEvent(
@@ -126,6 +158,7 @@ def _audit(session: Session, hospital_id: str, actor: str, object_id: str, detai
             hospital_id=hospital_id,
             object_id=object_id,
             detail=detail,
+            sealed_body=why_sealed,
         ),
         at=now,
     )

@@ -157,6 +157,52 @@ def reject_command(number: Annotated[int, typer.Argument(metavar="NUMBER")], not
     typer.echo(f"item {number} is rejected")
 
 
+@quarantine_app.command("masks")
+def masks_command(
+    hospital: Annotated[str, typer.Argument(metavar="HOSPITAL")],
+    data: DataOption = DEFAULT_DATA,
+    every: Annotated[bool, typer.Option("--all", help="Withdrawn ones too.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """The device masks that the hospital's staff made: what is blanked in every image of a device and size."""
+    from compliance.hospital import require_hospital
+    from compliance.pixel_review import mask_note, masks_of
+
+    with deployment(data) as app, app.database.reading() as session:
+        require_hospital(session, hospital)
+        found = masks_of(session, hospital) + (masks_of(session, hospital, withdrawn=True) if every else [])
+        rows = [
+            {
+                "number": row.mask_pk,
+                "where": "; ".join(f"{one['attribute']} = {one['equals'][0]}" for one in row.mask["where"]),
+                "boxes": "; ".join(" ".join(map(str, box)) for box in row.mask["boxes"]),
+                "state": "IN FORCE" if row.is_active else "WITHDRAWN",
+                "decided_at": row.decided_at,
+                "decided_by": row.decided_by,
+                "note": mask_note(row, app.keys),
+            }
+            for row in found
+        ]
+    print_rows(rows, as_json=as_json, empty="the hospital has made no mask")
+
+
+@quarantine_app.command("withdraw-mask")
+def withdraw_mask_command(
+    hospital: Annotated[str, typer.Argument(metavar="HOSPITAL")],
+    number: Annotated[int, typer.Argument(metavar="NUMBER")],
+    note: Note,
+    data: DataOption = DEFAULT_DATA,
+) -> None:
+    """The mask no longer fires; what was blanked under it stays blanked."""
+    from compliance.pixel_review import withdraw_mask
+    from crypto.errors import NotFound
+
+    with deployment(data) as app, app.database.transaction() as session:
+        if not withdraw_mask(session, app.keys, hospital_id=hospital, mask_pk=number, actor=actor(), note=note, now=app.now()):
+            raise NotFound(f"no mask {number} of {hospital} is in force; see: readgate quarantine masks {hospital}")
+    typer.echo(f"mask {number} is withdrawn")
+
+
 @deliveries_app.command("list")
 def list_deliveries_command(
     data: DataOption = DEFAULT_DATA,

@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 from sqlmodel import Session, func, select
 
 from compliance.hospital import Hospital
+from compliance.pixel_review import BURNED_IN_TEXT
 from compliance.principal import Role
 from compliance.quarantine import QuarantineItem, QuarantineState
 from gateway.application import Application
@@ -24,7 +25,12 @@ _ROLES: dict[str, PageRole] = {
 }
 NAVIGATION: dict[str, tuple[tuple[str, str], ...]] = {
     Role.READER: (("/worklist", "Worklist"),),
-    Role.HOSPITAL_STAFF: (("/studies", "Studies"), ("/quarantine", "Quarantine")),
+    Role.HOSPITAL_STAFF: (
+        ("/studies", "Studies"),
+        ("/quarantine", "Quarantine"),
+        ("/pixel-reviews", "Images to look at"),
+        ("/pixel-masks", "Device masks"),
+    ),
     Role.PRIVACY_OFFICER: (
         ("/privacy", "Audit log"),
         ("/privacy/decisions", "Decisions"),
@@ -65,6 +71,10 @@ def waiting(session: Session, href: str, visitor: Visitor) -> int | None:
     if href == "/quarantine":
         held = select(func.count()).select_from(QuarantineItem).where(QuarantineItem.state == QuarantineState.HELD)
         return session.exec(held.where(QuarantineItem.hospital_id == visitor.principal.hospital_id)).one()
+    if href == "/pixel-reviews":
+        held = select(func.count()).select_from(QuarantineItem).where(QuarantineItem.state == QuarantineState.HELD)
+        own = held.where(QuarantineItem.hospital_id == visitor.principal.hospital_id, QuarantineItem.reason_code == BURNED_IN_TEXT)
+        return session.exec(own).one()
     if href == "/deliveries":
         return session.exec(select(func.count()).select_from(Delivery).where(Delivery.state == DeliveryState.DEAD_LETTER)).one()
     return None

@@ -22,8 +22,8 @@ from gateway.web.rendering import render
 
 router = APIRouter(prefix="/quarantine")
 Staff = Annotated[Visitor, Depends(hospital_staff_of)]
-#: First, middle and last of a cine: what stands in it at all stands in one of them, or was proposed.
-FRAMES_SHOWN_MAX = 3
+#: Frames of a cine that are linked where no script runs; with one, each frame can be chosen.
+FRAMES_LINKED_MAX = 9
 #: A page asks for several frames at once; more decoders than this would starve the readers of the same machine.
 _RENDERING = threading.BoundedSemaphore(2)
 _NO_STORE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
@@ -36,7 +36,18 @@ def show_pixels(app: App, staff: Staff, quarantine_id: str) -> Response:
         item = own_item(session, staff.principal.hospital_id, quarantine_id)
         may_decide = bool(pictures) and can_settle(item, received_study(session, item.received_study_pk))
     shown = tuple(_shown(quarantine_id, number, picture, len(pictures)) for number, picture in enumerate(pictures, 1))
-    return render("pixel_review.html.j2", PixelReviewPage(shell_of(app, staff, "/quarantine"), quarantine_id, shown, may_decide))
+    devices = dict.fromkeys(f"{one.device} at {one.columns} x {one.rows}" for one in pictures if one.device)
+    return render(
+        "pixel_review.html.j2",
+        PixelReviewPage(
+            shell=shell_of(app, staff, "/pixel-reviews", title="Text in the image"),
+            quarantine_id=quarantine_id,
+            pictures=shown,
+            may_decide=may_decide,
+            is_partial=item.is_partial,
+            devices=tuple(devices) if all(one.device for one in pictures) else (),
+        ),
+    )
 
 
 @router.get("/{quarantine_id}/pixels/{instance_pk}/{frame}.png")
@@ -61,15 +72,16 @@ def decide_pixels(app: App, staff: Staff, form: PostedForm, quarantine_id: str) 
 
 
 def _shown(quarantine_id: str, number: int, picture: HeldPicture, count: int) -> PictureToReview:
-    last = picture.frames - 1
-    frames = sorted({0, last // 2, last})[:FRAMES_SHOWN_MAX]
+    spread = min(picture.frames, FRAMES_LINKED_MAX)
     return PictureToReview(
         title=f"Image {number} of {count}",
         reason=picture.reason,
-        frames=tuple(f"/quarantine/{quarantine_id}/pixels/{picture.instance_pk}/{frame}.png" for frame in frames),
+        address=f"/quarantine/{quarantine_id}/pixels/{picture.instance_pk}",
         frame_count=picture.frames,
+        sampled_frames=tuple(1 + index * (picture.frames - 1) // max(1, spread - 1) for index in range(spread)),
         rows=picture.rows,
         columns=picture.columns,
+        device=picture.device,
         boxes=tuple(
             ProposedBox(_field(picture, index), x0, y0, x1 - x0, y1 - y0, why)
             for index, (x0, y0, x1, y1, why) in enumerate(picture.proposed)

@@ -13,25 +13,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from pydicom import Dataset
 from sqlmodel import Session, col, select
 
 from compliance import audit
 from compliance.dataset_bytes import elements, encoding_of
-from compliance.device_masks import Box, mask_for_device
+from compliance.device_masks import Box, DeviceMask, mask_for_device
 from compliance.pixel_child import PixelChild
-from compliance.pixel_review import BOXES_MAX, record_mask, record_review
+from compliance.pixel_review import BOXES_MAX, BURNED_IN_TEXT, record_mask, record_review
 from compliance.quarantine import QuarantineItem, QuarantineState
 from compliance.screened_dataset import screening_dataset
 from crypto.errors import BadInput, Conflict, NotFound
 from gateway.application import Application
 from gateway.login import Visitor
 from gateway.processing import original_of, study_key_of
-from gateway.quarantine_acts import can_settle, own_item, reject, try_again
-from gateway.received import ReceivedInstance, held_by_item, received_study
+from gateway.quarantine_acts import can_settle, own_item, reject, release_in
+from gateway.received import ReceivedInstance, ReceivedStudy, held_by_item, locked_received_study, received_study
 
-BURNED_IN_TEXT = "BURNED_IN_TEXT"
 _CHARSET = 0x00080005
 
 
@@ -44,6 +44,8 @@ class HeldPicture:
     frames: int
     rows: int
     columns: int
+    #: Manufacturer and model, "" where the instance does not say who made it: then no mask can be made of it.
+    device: str
     proposed: tuple[tuple[int, int, int, int, str], ...]
 
 
@@ -52,6 +54,7 @@ class Waiting:
     """One entry of the queue, oldest first."""
 
     quarantine_id: str
+    received_study_pk: int
     held_at: datetime
     instances: int
     is_partial: bool
@@ -68,7 +71,7 @@ def waiting_reviews(session: Session, hospital_id: str) -> list[Waiting]:
         )
         .order_by(col(QuarantineItem.held_at))
     ).all()
-    return [Waiting(str(item.item_pk), item.held_at, item.instance_count, item.is_partial) for item in found]
+    return [Waiting(str(item.item_pk), item.received_study_pk, item.held_at, item.instance_count, item.is_partial) for item in found]
 
 
 def held_pictures(app: Application, staff: Visitor, quarantine_id: str) -> list[HeldPicture]:
@@ -78,17 +81,7 @@ def held_pictures(app: Application, staff: Visitor, quarantine_id: str) -> list[
         if item.reason_code != BURNED_IN_TEXT or item.item_pk is None:
             raise NotFound("nothing of it is to be looked at")
         rows = held_by_item(session, item.item_pk)
-    pictures = []
-    for row in rows:
-        dataset = _view(app, item.received_study_pk, row)
-        proposed = tuple((int(x0), int(y0), int(x1), int(y1), str(why)) for x0, y0, x1, y1, why in row.held_boxes)
-        frames = int(dataset.get("NumberOfFrames") or 1)
-        pictures.append(
-            HeldPicture(
-                row.instance_pk or 0, row.held_detail, frames, int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0), proposed
-            )
-        )
-    return pictures
+    return [_picture(_view(app, item.received_study_pk, row), row) for row in rows]
 
 
 def frame_png(app: Application, child: PixelChild, staff: Visitor, quarantine_id: str, instance_pk: int, frame: int) -> bytes:
@@ -118,44 +111,34 @@ def accept(
 
     With `always`, the boxes of each instance become the hospital's mask for its device and size. Raises: NotFound, Conflict, BadInput.
     """
-    now = app.now()
+    now, hospital_id = app.now(), staff.principal.hospital_id
     with app.database.reading() as session:
-        item = own_item(session, staff.principal.hospital_id, quarantine_id)
+        item = own_item(session, hospital_id, quarantine_id)
+        _require_open(item, received_study(session, item.received_study_pk))
         standing = held_by_item(session, item.item_pk or 0)
-    # Opened before the transaction, because opening one needs a transaction of its own.
-    views = {row.instance_pk: _view(app, item.received_study_pk, row) for row in standing} if always else {}
+    if set(boxes) != {row.instance_pk for row in standing}:
+        raise BadInput("decide about each of the held images")
+    # Opened one by one before the transaction, because opening one needs a transaction of its own.
+    masks: dict[int, DeviceMask] = {}
+    for row in standing:
+        assert row.instance_pk is not None
+        view = _view(app, item.received_study_pk, row)
+        chosen = _checked(boxes[row.instance_pk], view)
+        if always and chosen:
+            if not _device(view):
+                raise BadInput("the image does not name the device that made it, so a mask for the device cannot be made")
+            masks[row.instance_pk] = mask_for_device(view, chosen, name=f"{item.hospital_id}/{row.instance_pk}")
     with app.database.transaction() as session:
-        item = own_item(session, staff.principal.hospital_id, quarantine_id)
-        assert item.item_pk is not None
-        if not can_settle(item, received_study(session, item.received_study_pk)):
-            raise Conflict("ALREADY_SETTLED", "the study is on its way again")
-        rows = {row.instance_pk: row for row in held_by_item(session, item.item_pk)}
-        if set(boxes) != set(rows):
-            raise BadInput("decide about each of the held images")
-        for instance_pk, chosen in boxes.items():
-            checked = _checked(chosen)
-            record_review(
-                session,
-                hospital_id=item.hospital_id,
-                received_study_pk=item.received_study_pk,
-                instance_pk=instance_pk,
-                boxes=checked,
-                actor=staff.principal_id,
-                now=now,
-            )
-            if checked and instance_pk in views:
-                mask = mask_for_device(views[instance_pk], checked, name=f"{item.hospital_id}/{instance_pk}")
-                record_mask(session, hospital_id=item.hospital_id, mask=mask, actor=staff.principal_id, now=now)
-    # If we crash here the boxes are on record and the item waits as before; accepting again replaces them.
-    try_again(
-        app.database,
-        app.keys,
-        hospital_id=staff.principal.hospital_id,
-        quarantine_id=quarantine_id,
-        actor=staff.principal_id,
-        note=note,
-        now=now,
-    )
+        item = own_item(session, hospital_id, quarantine_id)
+        _require_open(item, locked_received_study(session, item.received_study_pk))
+        if set(boxes) != {row.instance_pk for row in held_by_item(session, item.item_pk or 0)}:
+            raise Conflict("CHANGED_MEANWHILE", "other images are held now; look at them first")
+        said: dict[str, Any] = {"hospital_id": item.hospital_id, "actor": staff.principal_id, "note": note, "now": now}
+        for instance_pk, chosen_boxes in boxes.items():
+            record_review(session, app.keys, received_study_pk=item.received_study_pk, instance_pk=instance_pk, boxes=chosen_boxes, **said)
+            if instance_pk in masks:
+                record_mask(session, app.keys, mask=masks[instance_pk], **said)
+        release_in(session, app.keys, hospital_id=hospital_id, quarantine_id=quarantine_id, actor=staff.principal_id, note=note, now=now)
 
 
 def refuse(app: Application, staff: Visitor, quarantine_id: str, *, note: str) -> None:
@@ -179,10 +162,45 @@ def _held(session: Session, staff: Visitor, quarantine_id: str, instance_pk: int
     return item, row
 
 
-def _checked(boxes: Sequence[Box]) -> list[Box]:
-    if len(boxes) > BOXES_MAX or any(not (0 <= x0 < x1 <= 65535 and 0 <= y0 < y1 <= 65535) for x0, y0, x1, y1 in boxes):
-        raise BadInput(f"a box is left, top, right, bottom in pixels; at most {BOXES_MAX} of them")
+def _require_open(item: QuarantineItem, study: ReceivedStudy) -> None:
+    """Raises: Conflict."""
+    if not can_settle(item, study):
+        raise Conflict("ALREADY_SETTLED", "the study is on its way again")
+
+
+def _checked(boxes: Sequence[Box], view: Dataset) -> list[Box]:
+    """Raises: BadInput for what is no box, or does not lie within the picture."""
+    rows, columns = int(view.get("Rows") or 0), int(view.get("Columns") or 0)
+    if len(boxes) > BOXES_MAX:
+        raise BadInput(f"at most {BOXES_MAX} boxes")
+    if any(not (0 <= x0 < x1 <= columns and 0 <= y0 < y1 <= rows) for x0, y0, x1, y1 in boxes):
+        raise BadInput(f"a box is left, top, right, bottom in pixels, within {columns} x {rows}")
     return list(boxes)
+
+
+def _picture(view: Dataset, row: ReceivedInstance) -> HeldPicture:
+    return HeldPicture(
+        instance_pk=row.instance_pk or 0,
+        reason=row.held_detail,
+        frames=_frames(view),
+        rows=int(view.get("Rows") or 0),
+        columns=int(view.get("Columns") or 0),
+        device=_device(view),
+        proposed=tuple((int(x0), int(y0), int(x1), int(y1), str(why)) for x0, y0, x1, y1, why in row.held_boxes),
+    )
+
+
+def _frames(view: Dataset) -> int:
+    try:
+        return max(1, int(view.get("NumberOfFrames") or 1))
+    except (TypeError, ValueError):
+        return 1
+
+
+def _device(view: Dataset) -> str:
+    """Manufacturer and model; "" without a manufacturer, because a mask of size alone would fire on other devices too."""
+    manufacturer, model = (str(view.get(keyword) or "").strip() for keyword in ("Manufacturer", "ManufacturerModelName"))
+    return f"{manufacturer} {model}".strip() if manufacturer else ""
 
 
 def _view(app: Application, received_study_pk: int, row: ReceivedInstance) -> Dataset:

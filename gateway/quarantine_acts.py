@@ -50,7 +50,15 @@ def try_again(
     database: Database, keys: KeyStore, *, hospital_id: str | None, quarantine_id: str, actor: str, note: str, now: datetime
 ) -> None:
     """The study is de-identified again from its sealed originals. Raises: NotFound, Conflict when somebody decided already."""
-    _settle(database, keys, hospital_id, quarantine_id, QuarantineState.RELEASED, actor, note, now, _process_again)
+    with database.transaction() as session:
+        release_in(session, keys, hospital_id=hospital_id, quarantine_id=quarantine_id, actor=actor, note=note, now=now)
+
+
+def release_in(
+    session: Session, keys: KeyStore, *, hospital_id: str | None, quarantine_id: str, actor: str, note: str, now: datetime
+) -> None:
+    """`try_again` within the caller's transaction. Raises: NotFound, Conflict."""
+    _settle_in(session, keys, hospital_id, quarantine_id, QuarantineState.RELEASED, actor, note, now, _process_again)
 
 
 def reject(
@@ -88,13 +96,29 @@ def _settle(
     repair: str = "",
 ) -> None:
     with database.transaction() as session:
-        item = own_item(session, hospital_id, quarantine_id)
-        assert item.item_pk is not None
-        study = locked_received_study(session, item.received_study_pk)
-        if not can_settle(item, study):
-            raise Conflict("ALREADY_SETTLED", "the study is on its way again")
-        act(session, item, study, now)
-        settle(session, keys, item.item_pk, state, actor=actor, note=note, now=now, repair=repair)
+        _settle_in(session, keys, hospital_id, quarantine_id, state, actor, note, now, act, repair=repair)
+
+
+def _settle_in(
+    session: Session,
+    keys: KeyStore,
+    hospital_id: str | None,
+    quarantine_id: str,
+    state: QuarantineState,
+    actor: str,
+    note: str,
+    now: datetime,
+    act: Callable[[Session, QuarantineItem, ReceivedStudy, datetime], None],
+    *,
+    repair: str = "",
+) -> None:
+    item = own_item(session, hospital_id, quarantine_id)
+    assert item.item_pk is not None
+    study = locked_received_study(session, item.received_study_pk)
+    if not can_settle(item, study):
+        raise Conflict("ALREADY_SETTLED", "the study is on its way again")
+    act(session, item, study, now)
+    settle(session, keys, item.item_pk, state, actor=actor, note=note, now=now, repair=repair)
 
 
 def _process_again(session: Session, item: QuarantineItem, study: ReceivedStudy, now: datetime) -> None:

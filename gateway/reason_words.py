@@ -80,6 +80,7 @@ _ACTS = {
     "SECOND_FACTOR_REFUSED": "The code is wrong or was used before. Wait for the next one.",
     "CLOCK_BACKWARDS": "The gateway's clock is wrong, so nothing is decided. Tell the operator.",
     "ALREADY_SETTLED": "Somebody has decided this already.",
+    "CHANGED_MEANWHILE": "Other images are held now. Load the page again and look at them.",
     "EVIDENCE_EXISTS": "There is evidence of that name already.",
     "ALREADY_IN_PROGRESS": "Somebody else claimed it first.",
     "MAY_NO_LONGER_BE_UPDATED": "This step has ended. Look at the worklist again.",
@@ -152,7 +153,7 @@ _HELD: Mapping[str, tuple[str, str]] = {
 }
 _HELD_PIXELS = (
     "The images may show who the patient is: text in the pixels could not be read with certainty or could not be removed.",
-    "Send the study without the name in the images, or ask the operator to add a mask for this device; then try again, or reject it.",
+    "Look at the images where that is offered, and blank what names somebody; or send them again without it, or reject them.",
 )
 _HELD_OTHER = (
     "The study could not be de-identified with proof, so nothing of it was passed on.",

@@ -16,6 +16,8 @@ from gateway.login import Visitor, require_csrf, visitor_of
 SESSION_COOKIE = "readgate_session"
 DEVICE_COOKIE = "readgate_device"
 SESSION_ENDED = "SESSION_ENDED"
+#: A review of pixels has a field for each proposed box; the body is bounded before (http_app.py).
+FIELDS_MAX = 1_000
 
 
 def application_of(request: Request) -> Application:
@@ -101,7 +103,7 @@ async def posted_form(request: Request, visitor: AnyVisitor) -> Mapping[str, str
     """
     fields: dict[str, str] = {}
     if request.headers.get("content-type", "").startswith(("application/x-www-form-urlencoded", "multipart/form-data")):
-        for name, value in (await request.form(max_files=0, max_fields=100)).multi_items():
+        for name, value in (await request.form(max_files=0, max_fields=FIELDS_MAX)).multi_items():
             if not isinstance(value, str) or name in fields:
                 raise BadInput("the form is not one of ours")
             fields[name] = value

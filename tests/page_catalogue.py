@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from gateway.web import contexts as c
 from gateway.web import contexts_oversight as o
 from gateway.web.contexts_emergency import BreakGlassPage
-from gateway.web.contexts_pixels import PictureToReview, PixelReviewPage, ProposedBox
 from tests import page_samples as samples
 from tests import page_samples_oversight as oversight
+from tests import page_samples_pixels as pixels
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -33,26 +33,11 @@ def pages() -> dict[str, tuple[str, DataclassInstance]]:
                 refusal="The code is wrong or was used before. Wait for the next one.",
             ),
         ),
-        "pixel-review": (
-            "pixel_review.html.j2",
-            PixelReviewPage(
-                shell=samples.shell("Text in the image", "hospital_staff", current="/quarantine"),
-                quarantine_id="7",
-                pictures=(
-                    PictureToReview(
-                        title="Image 1",
-                        reason="TEXT_ON_ANATOMY",
-                        frames=("/static/readgate.svg",),
-                        frame_count=1,
-                        rows=480,
-                        columns=640,
-                        boxes=(ProposedBox(field="box-1-1", x=10, y=20, width=120, height=24, why="text on anatomy"),),
-                        more_field="more-1",
-                    ),
-                ),
-                may_decide=True,
-            ),
-        ),
+        "pixel-review": ("pixel_review.html.j2", pixels.review()),
+        "pixel-review-closed": ("pixel_review.html.j2", pixels.review(is_open=False)),
+        "pixel-queue": ("pixel_queue.html.j2", pixels.queue()),
+        "pixel-queue-empty": ("pixel_queue.html.j2", pixels.queue(is_empty=True)),
+        "pixel-masks": ("pixel_masks.html.j2", pixels.masks()),
         "worklist-empty": ("worklist.html.j2", samples.worklist(is_empty=True)),
         "read": ("read.html.j2", samples.read()),
         "read-signed": ("read.html.j2", samples.read(is_signed=True, has_images=False)),
