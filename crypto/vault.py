@@ -70,11 +70,13 @@ class Vault:
         self._lock = threading.Lock()
         self._headers: OrderedDict[tuple[str, int], bytes] = OrderedDict()
 
-    def seal(self, study_key: StudyKey, items: Iterable[tuple[str, bytes]]) -> list[SealedObject]:
+    def seal(
+        self, study_key: StudyKey, items: Iterable[tuple[str, bytes]], *, announce: Callable[[str], None] = lambda _: None
+    ) -> list[SealedObject]:
         """Every item (object id, payload) is sealed under its own key and durable.
 
-        Packs hold at most `pack_bytes_max` bytes, except that a longer object has a pack of its own.
-        If we crash here, or this raises, packs may remain that no row names; fsck finds them.
+        Packs hold at most `pack_bytes_max` bytes, except that a longer object has a pack of its own. `announce` is told the name of each
+        pack before it is put: if we crash from there on, or this raises, the pack may remain though no row names it.
 
         Raises:
             TemporarilyUnable: the store failed; what this call wrote was deleted as far as the store allowed.
@@ -85,11 +87,11 @@ class Vault:
             for object_id, payload in items:
                 ciphertext = seal(study_key.object_key(object_id), payload, _context(study_key, object_id))
                 if pack.objects and pack.length + len(ciphertext) > self._pack_bytes_max:
-                    sealed += self._write(pack)
+                    sealed += self._write(pack, announce)
                     pack = _Pack()
                 pack.add(object_id, ciphertext)
             if pack.objects:
-                sealed += self._write(pack)
+                sealed += self._write(pack, announce)
         except BaseException:
             self._forget({one.pack_name for one in sealed})
             raise
@@ -176,15 +178,16 @@ class Vault:
         except (BaseError, OSError):
             raise TemporarilyUnable("the vault cannot be written") from None
 
-    def _write(self, pack: _Pack) -> list[SealedObject]:
+    def _write(self, pack: _Pack, announce: Callable[[str], None]) -> list[SealedObject]:
         token = os.urandom(16).hex()
         name = f"{token[:2]}/{token}"
+        announce(name)
         try:
             obstore.put(self._store, name, pack.joined(), mode="create", use_multipart=False)
             if self._local_root is not None:
                 self._settle(self._local_root / name)
         except AlreadyExistsError:
-            # Another's pack, or ours by an attempt whose answer was lost: not ours to delete, fsck tells which.
+            # Another's pack, or ours by an attempt whose answer was lost: not ours to delete here.
             raise TemporarilyUnable("the vault has a pack of that name") from None
         except (BaseError, OSError):
             # It may have been written all the same.
@@ -208,7 +211,7 @@ class Vault:
             try:
                 self.delete_pack(name)
             except TemporarilyUnable:
-                # No row names it; fsck will.
+                # No row names it: it was announced, or fsck finds it.
                 continue
 
     def _read_within(self, sealed: SealedObject, offset: int, length: int) -> bytes:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 #: What an operator does about each kind of finding. docs/OPERATIONS.md carries this table; a test holds the two together.
 ADVICE = {
-    "orphan_pack": "no row points there: what a crash left; delete it with readgate fsck --repair",
+    "orphan_pack": "no row and no job knows it, though the worker reclaims what a crash leaves: after a restore of the database "
+    "look there first, then delete it with readgate fsck --repair",
     "pack_of_shredded_study": "ciphertext without a key: delete it with readgate fsck --repair",
     "missing_pack": "restore the pack from a backup of the vault; without one ask the hospital to send the study again",
     "payload_missing": "the pack is shorter than its rows say: restore it from a backup of the vault",
@@ -46,7 +47,7 @@ ADVICE = {
     "step_contradicts_itself": "the step's state and its holder or report do not agree: restore the database, report it",
     "row_points_nowhere": "a row refers to one that is gone: restore the database",
 }
-#: A pack younger than this may belong to a job that has not committed yet.
+#: A pack younger than this is not deleted: whoever put it, and did not announce it, may be about to name it.
 ORPHAN_AGE = timedelta(hours=1)
 
 

@@ -15,7 +15,8 @@ from crypto.errors import IntegrityFailure, NotFound, ReadgateError
 from crypto.keys import StudyKey
 from crypto.vault import SealedObject
 from gateway.fsck import Fsck
-from gateway.received import ReceivedInstance, ReceivedState, ReceivedStudy
+from gateway.received import ReceivedInstance, ReceivedStudy
+from gateway.unsettled_packs import UnsettledPack
 
 #: A frame or key younger than this may be about to get its row.
 _SETTLE_SECONDS = 60.0
@@ -153,23 +154,22 @@ def _is_settled(fsck: Fsck, segment_id: str) -> bool:
 
 
 def check_packs(fsck: Fsck, deep: bool) -> None:
-    """Every row's object lies in its pack, and every pack is named by a row."""
+    """Every row's object lies in its pack, and every pack is named by a row, or is announced or given up and waits to be reclaimed."""
     app, report = fsck.app, fsck.report
-    # The packs first: what a job seals after this look and names before the next is no orphan.
+    # The packs first, and the unsettled ones on both sides of the rows: what changes between the looks is in one of them.
     sizes = dict(app.vault.pack_names())
+    unsettled = _unsettled(fsck)
     with app.database.reading() as session:
         shredded = _shredded_keys(session)
         stored = _stored(fsck, session)
-        is_busy = (
-            session.exec(select(ReceivedStudy.received_study_pk).where(ReceivedStudy.state == ReceivedState.COMPLETE)).first() is not None
-        )
+    unsettled |= _unsettled(fsck)
     by_pack: dict[str, list[_Stored]] = defaultdict(list)
     for one in stored:
         by_pack[one.place.pack_name].append(one)
     report.checked["packs"] = len(sizes)
-    for pack_name in sorted(sizes.keys() - by_pack.keys()):
-        if not is_busy or fsck.is_old(pack_name):
-            report.add("orphan_pack", f"{pack_name} of {sizes[pack_name]} bytes")
+    report.checked["unsettled_packs"] = len(unsettled & sizes.keys())
+    for pack_name in sorted(sizes.keys() - by_pack.keys() - unsettled):
+        report.add("orphan_pack", f"{pack_name} of {sizes[pack_name]} bytes")
     keys = _OpenedKeys(fsck)
     for pack_name, objects in sorted(by_pack.items()):
         alive = [one for one in objects if one.key_of not in shredded]
@@ -180,6 +180,11 @@ def check_packs(fsck: Fsck, deep: bool) -> None:
             report.add("pack_of_shredded_study", f"{pack_name} of {objects[0].owner}")
         else:
             _check_objects(fsck, keys, pack_name, sizes[pack_name], alive, deep)
+
+
+def _unsettled(fsck: Fsck) -> set[str]:
+    with fsck.app.database.reading() as session:
+        return set(session.exec(select(UnsettledPack.pack_name)).all())
 
 
 def _check_objects(fsck: Fsck, keys: _OpenedKeys, pack_name: str, size: int, objects: list[_Stored], deep: bool) -> None:

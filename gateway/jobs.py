@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import logging
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import ParamSpec, Protocol, TypeVar
 
 import structlog
@@ -31,10 +31,13 @@ APPLICATION_VERSION = "1"
 STUDIES = "studies"
 DELIVERIES = "deliveries"
 _STEP_ATTEMPTS = 5
-#: A study that takes its process down this often is held instead of tried again.
-_RECOVERIES_MAX = 3
+#: A delivery that was amid this many deaths of its process counts as a failed attempt. Of studies study_attempts.py counts the deaths.
+_DELIVERY_RECOVERIES_MAX = 10
 #: How long `stop` waits for a step to come to its end; what does not goes on in the next process.
 _STOP_SECONDS = 5
+#: What `archive` returns of a study that is not to be worked on now: its job ends, and the worker asks again under another name.
+PUT_OFF = -1
+_NAMES_PER_QUERY = 500
 _OVER = {"SUCCESS", "ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED", "CANCELLED"}
 #: Kind of the error that ended a study's job -> reason under which the study is held; any other is PROCESSING_FAILED.
 _HOLD_REASONS = {
@@ -43,6 +46,8 @@ _HOLD_REASONS = {
     # What DBOS raises in its place when the last attempt at a step was temporarily unable too.
     "DBOSMaxStepRetriesExceeded": "RESOURCES_EXHAUSTED",
 }
+#: Received study, its generation, and how often it was put off.
+StudyJob = tuple[int, int, int]
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 _DEAD = {"ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED", "CANCELLED"}
@@ -105,11 +110,12 @@ class Jobs(DBOSConfiguredInstance):
         """From here on the workflows do this work: DBOS knows the instance for the life of the process, runners come and go."""
         self._work = work
 
-    @DBOS.workflow(max_recovery_attempts=_RECOVERIES_MAX)
+    @DBOS.workflow(max_recovery_attempts=None)
     def process_study(self, received_study_pk: int) -> str:
         """Archive, de-identify, route. A study that fails for a reason of ours is held, never dropped."""
         try:
-            self._archive(received_study_pk)
+            if self._archive(received_study_pk) == PUT_OFF:
+                return ""
             study_instance_uid = self._deidentify(received_study_pk)
             return self._route(study_instance_uid) if study_instance_uid else ""
         except Exception as error:
@@ -120,7 +126,7 @@ class Jobs(DBOSConfiguredInstance):
             self._hold_failed(received_study_pk, reason)
         return ""
 
-    @DBOS.workflow(max_recovery_attempts=_RECOVERIES_MAX)
+    @DBOS.workflow(max_recovery_attempts=_DELIVERY_RECOVERIES_MAX)
     def deliver_report(self, delivery_pk: int) -> str:
         return self._deliver(delivery_pk)
 
@@ -186,7 +192,7 @@ class JobRunner:
         DBOS.destroy(workflow_completion_timeout_sec=_STOP_SECONDS)
 
     def process_study(self, received_study_pk: int, generation: int, attempt: int = 0) -> None:
-        """The study is processed once per generation, however often this is called."""
+        """The study is processed once per generation and `attempt` (how often it was put off), however often this is called."""
         with SetWorkflowID(study_workflow_id(received_study_pk, generation, attempt)):
             DBOS.enqueue_workflow(STUDIES, self._jobs.process_study, received_study_pk)
 
@@ -195,9 +201,17 @@ class JobRunner:
         with SetWorkflowID(delivery_workflow_id(delivery_pk, attempt, queued_at)):
             DBOS.enqueue_workflow(DELIVERIES, self._jobs.deliver_report, delivery_pk)
 
-    def is_dead(self, received_study_pk: int, generation: int, attempt: int = 0) -> bool:
-        """Whether the workflow of this generation ended without bringing the study anywhere."""
-        return _is_dead(study_workflow_id(received_study_pk, generation, attempt))
+    def dead_studies(self, jobs: Collection[StudyJob]) -> set[StudyJob]:
+        """Those of `jobs` that ended without bringing their study anywhere; asked together."""
+        by_name = {study_workflow_id(*job): job for job in jobs}
+        names = sorted(by_name)
+        return {
+            by_name[found.workflow_id]
+            for start in range(0, len(names), _NAMES_PER_QUERY)
+            for found in DBOS.list_workflows(
+                workflow_ids=names[start : start + _NAMES_PER_QUERY], status=sorted(_DEAD), load_input=False, load_output=False
+            )
+        }
 
     def is_over(self, received_study_pk: int, generation: int, attempt: int = 0) -> bool:
         """Whether the workflow of this generation does nothing any more, however it ended."""

@@ -3,7 +3,7 @@
 1. `archive_originals`: sealed originals move from the spool into the vault under the study's key, bit for bit.
 2. `deidentify_study`: instances that pass `deidentify` go on, those that do not are held back one by one, each with its reason; the
    whole study is held where its identity is in doubt (study_holds.py) or where more is missing than would be left.
-   If we crash before its commit, packs nobody refers to are left, which fsck reports and the sweep deletes; the step runs again.
+   If we crash before its commit, packs nobody refers to are left, which are reclaimed (unsettled_packs.py); the step runs again.
 3. `route_study`: the study becomes work.
 """
 
@@ -44,6 +44,7 @@ from gateway.received import (
 from gateway.study_holds import ACTOR, DUPLICATE_UID_DIFFERENT_CONTENT, OF_THE_WHOLE_STUDY, Refusal, hold_study, partial_items
 from gateway.study_identity import StudyIdentityReader, order_terms, require_same_patient
 from gateway.study_registration import register_study
+from gateway.unsettled_packs import seal_unsettled, settle_packs
 from worklist.routing import Routing, route
 
 __all__ = ["ACTOR", "DUPLICATE_UID_DIFFERENT_CONTENT"]
@@ -58,8 +59,9 @@ def archive_originals(app: Application, received_study_pk: int) -> int:
         waiting = [row for row in distinct_instances(session, received_study_pk) if row.pack_name is None]
     for batch in _batches(waiting):
         items = [(uuid.uuid4().hex, read_spooled_payload(app.spool, _position(row))) for row in batch]
-        sealed = app.vault.seal(study_key, items)
+        sealed = seal_unsettled(app, study_key, items)
         with app.database.transaction() as session:
+            used: list[SealedObject] = []
             for row, place in zip(batch, sealed, strict=True):
                 kept = session.get(ReceivedInstance, row.instance_pk)
                 if kept is not None and kept.pack_name is None:
@@ -70,6 +72,8 @@ def archive_originals(app: Application, received_study_pk: int) -> int:
                         place.length,
                     )
                     session.add(kept)
+                    used.append(place)
+            settle_packs(session, used)
     return len(waiting)
 
 
@@ -174,7 +178,7 @@ def _deidentify(app: Application, received: ReceivedStudy, rows: list[ReceivedIn
                 if refused.reason_code in OF_THE_WHOLE_STUDY:
                     raise
                 refusals.append((row, Refusal(refused.reason_code, refused.detail, refused.tag, screen.proposed)))
-        sealed = app.vault.seal(study_key, [(uuid.uuid4().hex, output.payload) for _, output in made])
+        sealed = seal_unsettled(app, study_key, [(uuid.uuid4().hex, output.payload) for _, output in made])
         outputs += [(row, output, place) for (row, output), place in zip(made, sealed, strict=True)]
         for _, output in made:
             output.let_payload_go()

@@ -32,6 +32,8 @@ import gateway.intake_rows
 import gateway.received
 import gateway.register_cursor
 import gateway.register_token
+import gateway.study_attempts
+import gateway.unsettled_packs
 import reporting.delivery_queue
 import reporting.report
 import reporting.report_copy
@@ -65,6 +67,8 @@ _OWNERS = (
     gateway.received,
     gateway.register_cursor,
     gateway.register_token,
+    gateway.study_attempts,
+    gateway.unsettled_packs,
     reporting.delivery_queue,
     reporting.report,
     reporting.report_copy,

@@ -27,6 +27,7 @@ from gateway.received import ReceivedInstance, ReceivedState, locked_received_st
 from gateway.storage_decision import require_storage
 from gateway.study_holds import ACTOR, INSTANCE_IN_TWO_STUDIES, SERIES_IN_TWO_STUDIES, Refusal, hold_instances, left_out_count
 from gateway.study_identity import ReceivedIdentity
+from gateway.unsettled_packs import give_up_packs, seal_unsettled, settle_packs
 
 #: What a reader sees in place of an order text that could not be proved clean.
 WITHHELD = "[withheld: the hospital has to clear this text]"
@@ -77,6 +78,7 @@ def register_study(
         if received.generation != generation or received.state != ReceivedState.COMPLETE:
             return received.study_instance_uid or "" if received.state == ReceivedState.AVAILABLE else ""
         _require_untouched(session, outputs, seen)
+        settle_packs(session, [*metadata.values(), *(place for _, _, place in outputs)])
         now = app.now()
         study = session.exec(select(Study).where(Study.study_instance_uid == study_instance_uid).with_for_update()).first()
         if study is None:
@@ -105,7 +107,8 @@ def register_study(
         session.add(study)
         session.flush()
         series = _series_rows(session, study, outputs, metadata)
-        _instance_rows(session, study, series, outputs)
+        replaced = _instance_rows(session, study, series, outputs)
+        give_up_packs(session, [*replaced, *(str(pointer["pack_name"]) for pointer in seen.values())], now=now)
         _count_instances(session, series)
         assert study.study_pk is not None
         rows = instances_of_study(session, study.study_pk)
@@ -192,7 +195,7 @@ def _sealed_metadata(
             by_series[series.series_instance_uid] = list(merged.values())
             seen[series.series_instance_uid] = dict(series.metadata_object)
     items = [(uuid.uuid4().hex, gzip.compress(json.dumps(instances).encode(), mtime=0)) for instances in by_series.values()]
-    return dict(zip(by_series, app.vault.seal(study_key, items), strict=True)), seen
+    return dict(zip(by_series, seal_unsettled(app, study_key, items), strict=True)), seen
 
 
 def _sop_instance_uid(model: Mapping[str, Any]) -> str:
@@ -263,8 +266,10 @@ def _series_rows(session: Session, study: Study, outputs: Sequence[Output], meta
     return rows
 
 
-def _instance_rows(session: Session, study: Study, series: Mapping[str, Series], outputs: Sequence[Output]) -> None:
+def _instance_rows(session: Session, study: Study, series: Mapping[str, Series], outputs: Sequence[Output]) -> list[str]:
+    """The packs that held what was replaced."""
     assert study.study_pk is not None
+    replaced: list[str] = []
     for received, output, place in outputs:
         series_pk = series[output.series_instance_uid].series_pk
         assert series_pk is not None
@@ -275,6 +280,7 @@ def _instance_rows(session: Session, study: Study, series: Mapping[str, Series],
             instance = Instance(sop_instance_uid=output.sop_instance_uid, **_place_of(study.study_pk, series_pk, output, place))
         else:
             # A person chose this content over the one that stood: the row describes what is there now.
+            replaced.append(instance.pack_name)
             for name, value in _place_of(study.study_pk, series_pk, output, place).items():
                 setattr(instance, name, value)
         session.add(instance)
@@ -283,6 +289,7 @@ def _instance_rows(session: Session, study: Study, series: Mapping[str, Series],
             kept.sop_instance_uid, kept.held_item_pk, kept.held_detail, kept.held_boxes = output.sop_instance_uid, None, "", []
             session.add(kept)
     session.flush()
+    return replaced
 
 
 def _place_of(study_pk: int, series_pk: int, output: DeidentifiedDataset, place: SealedObject) -> dict[str, Any]:

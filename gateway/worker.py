@@ -26,13 +26,15 @@ from crypto.errors import Conflict, IntegrityFailure, ReadgateError
 from gateway.application import Application, jobs_url
 from gateway.commitment_queue import deliver_commitments, network_sender
 from gateway.delivery_senders import senders_of
-from gateway.jobs import JobRunner, ProcessStopping
+from gateway.jobs import PUT_OFF, JobRunner, ProcessStopping, StudyJob
 from gateway.pixel_screening import PixelScreener
 from gateway.processing import ACTOR, archive_originals, deidentify_study, route_study
 from gateway.received import ReceivedState, ReceivedStudy, locked_received_study, unarchived_segments
 from gateway.received_usage import recount
 from gateway.register_changes import follow_registers
 from gateway.spool_index import SpoolIndex
+from gateway.study_attempts import StudyAttempt, StudyAttempts, Turn
+from gateway.unsettled_packs import reclaim_packs
 from reporting.delivery import deliver
 from reporting.delivery_queue import Delivery, DeliveryState, due_deliveries, note_failure, require_delivery
 from worklist.claim import expire_leases
@@ -47,6 +49,7 @@ RECOUNT_SECONDS = 3600.0
 REVOCATION_SECONDS = 2.0
 REMINDER_SECONDS = 900.0
 STRANDED_SECONDS = 5.0
+RECLAIM_SECONDS = 300.0
 
 
 class StoppableScreener:
@@ -72,16 +75,18 @@ class StoppableScreener:
 class Work:
     """The study jobs over one application (gateway/jobs.py StudyWork)."""
 
-    def __init__(self, app: Application, screener: PixelScreener) -> None:
-        self._app, self._screener = app, screener
+    def __init__(self, app: Application, screener: PixelScreener, attempts: StudyAttempts) -> None:
+        self._app, self._screener, self._attempts = app, screener, attempts
 
     def archive(self, received_study_pk: int) -> int:
         self._require_running()
-        return archive_originals(self._app, received_study_pk)
+        with self._attempts.attempt(received_study_pk, is_last_step=False) as turn:
+            return archive_originals(self._app, received_study_pk) if self._is_on(received_study_pk, turn) else PUT_OFF
 
     def deidentify(self, received_study_pk: int) -> str:
         self._require_running()
-        return deidentify_study(self._app, received_study_pk, self._screener)
+        with self._attempts.attempt(received_study_pk, is_last_step=True) as turn:
+            return deidentify_study(self._app, received_study_pk, self._screener) if self._is_on(received_study_pk, turn) else ""
 
     def route(self, study_instance_uid: str) -> str:
         self._require_running()
@@ -105,6 +110,11 @@ class Work:
             now=app.now(),
         )
 
+    def _is_on(self, received_study_pk: int, turn: Turn) -> bool:
+        if turn is Turn.NEVER:
+            hold_failed(self._app, received_study_pk, "PROCESSING_FAILED")
+        return turn is Turn.NOW
+
     def _require_running(self) -> None:
         if self._app.stopping.is_set():
             raise ProcessStopping
@@ -124,13 +134,18 @@ class Worker:
     def __init__(self, app: Application, index: SpoolIndex) -> None:
         self._app, self._index = app, index
         self._screener = PixelChild()
+        self._attempts = StudyAttempts(app.database)
         self._runner = JobRunner(
-            jobs_url(app.data, app.settings), app.settings.jobs, Work(app, StoppableScreener(self._screener, app.stopping))
+            jobs_url(app.data, app.settings), app.settings.jobs, Work(app, StoppableScreener(self._screener, app.stopping), self._attempts)
         )
+        #: Of studies that wait to be processed, and of deliveries that are due: what the runner was told already.
+        self._queued_studies: set[StudyJob] = set()
+        self._queued_deliveries: set[tuple[int, int, str]] = set()
         self._stopping = threading.Event()
         poll = app.settings.jobs.poll_seconds
         self._duties = [
             _Duty("complete_studies", self.complete_studies, poll),
+            _Duty("hold_dead", self.hold_dead, STRANDED_SECONDS),
             _Duty("route_stranded", self.route_stranded, STRANDED_SECONDS),
             _Duty("queue_deliveries", self.queue_deliveries, poll),
             _Duty("expire_leases", lambda: expire_leases(app.database, now=app.now(), new_uid=app.new_uid), poll),
@@ -148,6 +163,7 @@ class Worker:
                 lambda: deliver_commitments(app.database, app.keys, network_sender(app), now=app.now()),
                 COMMITMENT_SECONDS,
             ),
+            _Duty("reclaim_packs", lambda: reclaim_packs(app.database, app.vault, now=app.now()), RECLAIM_SECONDS),
             _Duty("recount_usage", lambda: recount(app.database), RECOUNT_SECONDS),
         ]
         self._thread = threading.Thread(target=self._run, name="duties", daemon=True)
@@ -164,18 +180,17 @@ class Worker:
         # The child first: a workflow waits for its answer.
         self._screener.close()
         self._runner.stop()
+        self._attempts.stop()
 
     def complete_studies(self) -> int:
-        """Studies that fell quiet, or of which the sender said that all was sent, are COMPLETE and queued; how many."""
+        """Studies that fell quiet, or of which the sender said that all was sent, are COMPLETE and queued; how many were queued now."""
         app = self._app
-        queued: list[tuple[int, int]] = []
         with app.database.reading() as session:
             waiting = session.exec(
                 select(ReceivedStudy.received_study_pk, ReceivedStudy.last_at, ReceivedStudy.is_commitment_asked, Hospital.quiet_seconds)
                 .join(Hospital, col(Hospital.hospital_id) == ReceivedStudy.hospital_id)
                 .where(ReceivedStudy.state == ReceivedState.RECEIVING)
             ).all()
-            unqueued = session.exec(select(ReceivedStudy).where(ReceivedStudy.state == ReceivedState.COMPLETE)).all()
         now = app.now()
         due = [pk for pk, last_at, is_asked, quiet in waiting if pk is not None and (is_asked or _is_quiet(last_at, quiet, now))]
         for pk in due:
@@ -183,20 +198,44 @@ class Worker:
                 study = locked_received_study(session, pk)
                 hospital = session.get(Hospital, study.hospital_id)
                 assert hospital is not None
-                if study.state != ReceivedState.RECEIVING or not (
+                if study.state == ReceivedState.RECEIVING and (
                     study.is_commitment_asked or _is_quiet(study.last_at, hospital.quiet_seconds, now)
                 ):
-                    continue
-                study.state, study.complete_at = ReceivedState.COMPLETE, now
-                session.add(study)
-                queued.append((pk, study.generation))
+                    study.state, study.complete_at = ReceivedState.COMPLETE, now
+                    session.add(study)
         # If we crash here the study is COMPLETE and not queued: the next round queues it, and a name queued twice is queued once.
-        queued += [(study.received_study_pk, study.generation) for study in unqueued if study.received_study_pk is not None]
-        for pk, generation in queued:
-            self._runner.process_study(pk, generation)
-            if self._runner.is_dead(pk, generation):
-                hold_failed(app, pk, "PROCESSING_FAILED")
-        return len(queued)
+        jobs = self._waiting_jobs()
+        new = jobs - self._queued_studies
+        for job in sorted(new):
+            self._runner.process_study(*job)
+            self._queued_studies.add(job)
+        self._queued_studies &= jobs
+        return len(new)
+
+    def hold_dead(self) -> int:
+        """Studies whose job ended without bringing them anywhere are held; how many."""
+        # Only what still waits: a job that was over a moment ago may have brought its study on.
+        dead = self._runner.dead_studies(self._waiting_jobs() & self._queued_studies)
+        for pk, _, _ in dead:
+            hold_failed(self._app, pk, "PROCESSING_FAILED")
+        return len(dead)
+
+    def _waiting_jobs(self) -> set[StudyJob]:
+        """The jobs of the studies that are to be processed; one that took its process down too often waits until this one has been up."""
+        with self._app.database.reading() as session:
+            rows = session.exec(
+                select(ReceivedStudy.received_study_pk, ReceivedStudy.generation, StudyAttempt)
+                .outerjoin(StudyAttempt, col(StudyAttempt.received_study_pk) == ReceivedStudy.received_study_pk)
+                .where(ReceivedStudy.state == ReceivedState.COMPLETE)
+            ).all()
+        jobs: set[StudyJob] = set()
+        for pk, generation, attempt in rows:
+            assert pk is not None
+            is_of_this = attempt is not None and attempt.generation == generation
+            if is_of_this and attempt.is_suspect and attempt.run_id is None and not self._attempts.is_calm:
+                continue
+            jobs.add((pk, generation, attempt.put_off if is_of_this else 0))
+        return jobs
 
     def route_stranded(self) -> int:
         """Studies whose job died between de-identification and route are on the worklist after all; how many."""
@@ -217,14 +256,19 @@ class Worker:
     def queue_deliveries(self) -> int:
         app = self._app
         with app.database.reading() as session:
-            due = [row for pk in due_deliveries(session, now=app.now()) if (row := session.get(Delivery, pk)) is not None]
-        for row in due:
+            rows = [row for pk in due_deliveries(session, now=app.now()) if (row := session.get(Delivery, pk)) is not None]
+        due = {}
+        for row in rows:
             assert row.delivery_pk is not None
-            attempt = (row.delivery_pk, row.attempts, row.next_attempt_at.strftime("%Y%m%d%H%M%S%f"))
-            self._runner.deliver_report(*attempt)
+            due[row.delivery_pk, row.attempts, row.next_attempt_at.strftime("%Y%m%d%H%M%S%f")] = row
+        for attempt, row in due.items():
+            if attempt not in self._queued_deliveries:
+                self._runner.deliver_report(*attempt)
+                self._queued_deliveries.add(attempt)
             if self._runner.is_delivery_dead(*attempt):
                 # Its name is used up: only the next attempt, under another one, is worked on again.
-                fail_attempt(app, row.delivery_pk, row.attempts)
+                fail_attempt(app, attempt[0], row.attempts)
+        self._queued_deliveries &= due.keys()
         return len(due)
 
     def remind(self) -> int:

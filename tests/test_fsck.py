@@ -24,6 +24,7 @@ from gateway.config import Settings
 from gateway.fsck import ADVICE, Fsck
 from gateway.received import ReceivedInstance
 from gateway.shredding import shred_study
+from gateway.unsettled_packs import UnsettledPack
 from reporting.delivery_queue import Delivery, DeliveryState
 from reporting.report import Report
 from reporting.report_copy import ReportCopy
@@ -96,9 +97,9 @@ def test_an_orphan_pack_is_found_and_only_an_old_one_is_deleted(site: GatewaySit
     lonely = site.app.data / "vault" / "ab" / ("ab" * 16)
     lonely.parent.mkdir(exist_ok=True)
     shutil.copy(packs(site)[0], lonely)
-    # A study is COMPLETE here, so a young pack may belong to its job.
+    # Nobody announced it; deleted is it only when it is old all the same.
     young = Fsck(site.app)
-    assert young.run().findings == []
+    assert [one.kind for one in young.run().findings] == ["orphan_pack"] and young.repair() == [] and lonely.exists()
     old = time.time() - 7200
     os.utime(lonely, (old, old))
     site.clock.at += timedelta(seconds=1)
@@ -107,6 +108,17 @@ def test_an_orphan_pack_is_found_and_only_an_old_one_is_deleted(site: GatewaySit
     assert fsck.repair() == [f"ab/{'ab' * 16}"]
     assert not lonely.exists()
     assert kinds(site) == []
+
+
+def test_a_pack_that_a_job_announced_is_no_orphan(site: GatewaySite) -> None:
+    lonely = site.app.data / "vault" / "ab" / ("ab" * 16)
+    lonely.parent.mkdir(exist_ok=True)
+    shutil.copy(packs(site)[0], lonely)
+    with site.app.database.transaction() as session:
+        session.add(UnsettledPack(pack_name=f"ab/{'ab' * 16}", since_at=site.app.now()))
+    fsck = Fsck(site.app, is_alone=True)
+    assert fsck.run(deep=True).findings == [] and fsck.report.checked["unsettled_packs"] == 1
+    assert fsck.repair() == [] and lonely.exists(), "the worker's to reclaim"
 
 
 def test_a_missing_pack_is_found(site: GatewaySite) -> None:

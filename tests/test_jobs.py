@@ -123,6 +123,6 @@ def test_a_second_runner_of_one_process_does_its_work(tmp_path: Path) -> None:
             until = time.monotonic() + 20
             while time.monotonic() < until and not runner.is_over(9, 1):
                 time.sleep(0.05)
-            assert work.tried == [9] and not runner.is_dead(9, 1), name
+            assert work.tried == [9] and not runner.dead_studies({(9, 1, 0)}), name
         finally:
             runner.stop()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -13,9 +12,11 @@ from sqlmodel import select
 
 from compliance.audit import EventType
 from compliance.quarantine import QuarantineItem
+from gateway.jobs import JobRunner, StudyJob
 from gateway.processing import archive_originals, deidentify_study
 from gateway.quarantine_acts import try_again
 from gateway.received import ReceivedState, ReceivedStudy
+from gateway.study_attempts import StudyAttempts
 from gateway.worker import Worker
 from reporting.delivery_queue import BACKOFF_SECONDS
 from tests.builders import make_ct_study
@@ -28,17 +29,17 @@ class DeadRunner:
     """A job runner all of whose jobs have died, or none."""
 
     is_all_dead: bool = True
-    studies: list[tuple[int, int]] = field(default_factory=list)
+    studies: list[StudyJob] = field(default_factory=list)
     deliveries: list[tuple[int, int, str]] = field(default_factory=list)
 
-    def process_study(self, received_study_pk: int, generation: int) -> None:
-        self.studies.append((received_study_pk, generation))
+    def process_study(self, received_study_pk: int, generation: int, attempt: int = 0) -> None:
+        self.studies.append((received_study_pk, generation, attempt))
 
     def deliver_report(self, delivery_pk: int, attempt: int, queued_at: str) -> None:
         self.deliveries.append((delivery_pk, attempt, queued_at))
 
-    def is_dead(self, received_study_pk: int, generation: int) -> bool:
-        return self.is_all_dead
+    def dead_studies(self, jobs: set[StudyJob]) -> set[StudyJob]:
+        return set(jobs) if self.is_all_dead else set()
 
     def is_over(self, received_study_pk: int, generation: int) -> bool:
         return self.is_all_dead
@@ -55,7 +56,11 @@ def site(tmp_path: Path) -> Iterator[GatewaySite]:
 
 def _worker(site: GatewaySite, runner: DeadRunner) -> Worker:
     """The duties alone: no thread, no child, no engine."""
-    return cast(Worker, SimpleNamespace(_app=site.app, _runner=runner))
+    made = Worker.__new__(Worker)
+    made._app, made._runner = site.app, cast(JobRunner, runner)
+    made._attempts = StudyAttempts(site.app.database)
+    made._queued_studies, made._queued_deliveries = set(), set()
+    return made
 
 
 def _received(site: GatewaySite, received_study_pk: int) -> ReceivedStudy:
@@ -70,9 +75,9 @@ def test_study_whose_job_died_before_route_is_routed_after_all(site: GatewaySite
     received_study_pk = site.receive(make_ct_study(instances=1, number=71))
     archive_originals(site.app, received_study_pk)
     assert deidentify_study(site.app, received_study_pk, PlainScreener())
-    assert Worker.route_stranded(_worker(site, DeadRunner(is_all_dead=False))) == 0, "a living job routes by itself"
+    assert _worker(site, DeadRunner(is_all_dead=False)).route_stranded() == 0, "a living job routes by itself"
     runner = DeadRunner()
-    assert [Worker.route_stranded(_worker(site, runner)) for _ in range(2)] == [1, 0]
+    assert [_worker(site, runner).route_stranded() for _ in range(2)] == [1, 0]
     assert len(steps_of(site)) == before + 1
     assert is_log_sound(site)
 
@@ -83,15 +88,17 @@ def test_images_that_came_late_are_marked_though_their_job_died(site: GatewaySit
     received_study_pk = site.receive(datasets[2:])
     archive_originals(site.app, received_study_pk)
     assert deidentify_study(site.app, received_study_pk, PlainScreener()) == study_instance_uid
-    assert Worker.route_stranded(_worker(site, DeadRunner())) == 1
+    assert _worker(site, DeadRunner()).route_stranded() == 1
     assert [step.amendment for step in steps_of(site) if step.study_pk == steps_of(site)[-1].study_pk] == [1]
 
 
 def test_study_whose_job_died_before_that_is_held_and_may_be_released(site: GatewaySite) -> None:
     received_study_pk = site.receive(make_ct_study(instances=1, number=73))
     runner = DeadRunner()
-    Worker.complete_studies(_worker(site, runner))
-    assert (received_study_pk, 1) in runner.studies
+    worker = _worker(site, runner)
+    worker.complete_studies()
+    assert (received_study_pk, 1, 0) in runner.studies
+    assert worker.hold_dead() == 1
     assert _received(site, received_study_pk).state == ReceivedState.QUARANTINED
     with site.app.database.reading() as session:
         item = session.exec(select(QuarantineItem).where(QuarantineItem.received_study_pk == received_study_pk)).one()
@@ -106,20 +113,42 @@ def test_study_whose_job_died_before_that_is_held_and_may_be_released(site: Gate
         now=site.app.now(),
     )
     runner = DeadRunner(is_all_dead=False)
-    Worker.complete_studies(_worker(site, runner))
-    assert (received_study_pk, 2) in runner.studies, "under a name that is not used up"
+    _worker(site, runner).complete_studies()
+    assert (received_study_pk, 2, 0) in runner.studies, "under a name that is not used up"
 
 
 def test_attempt_whose_job_died_counts_as_failed_and_the_next_has_another_name(site: GatewaySite) -> None:
     Desk(site).report()
     runner = DeadRunner()
-    Worker.queue_deliveries(_worker(site, runner))
+    worker = _worker(site, runner)
+    worker.queue_deliveries()
     assert [(row.state, row.attempts, row.last_reason) for row in deliveries_of(site)] == [("QUEUED", 1, "PROCESSING_FAILED")] * 2
-    Worker.queue_deliveries(_worker(site, runner))
+    worker.queue_deliveries()
     assert len(runner.deliveries) == 2, "nothing is due yet"
     for pause in BACKOFF_SECONDS:
         site.clock.forward(seconds=pause)
-        Worker.queue_deliveries(_worker(site, runner))
+        worker.queue_deliveries()
     assert len(set(runner.deliveries)) == len(runner.deliveries) == 2 * (len(BACKOFF_SECONDS) + 1)
     assert [row.state for row in deliveries_of(site)] == ["DEAD_LETTER", "DEAD_LETTER"]
     assert len(entries_of(site, EventType.DELIVER)) == len(runner.deliveries)
+
+
+def test_studies_that_wait_are_queued_once(site: GatewaySite) -> None:
+    waiting = [site.receive(make_ct_study(instances=1, number=80 + number)) for number in range(3)]
+    runner = DeadRunner(is_all_dead=False)
+    worker = _worker(site, runner)
+    assert [worker.complete_studies() for _ in range(5)] == [3, 0, 0, 0, 0]
+    assert runner.studies == [(pk, 1, 0) for pk in waiting]
+    another = site.receive(make_ct_study(instances=1, number=89))
+    assert [worker.complete_studies() for _ in range(2)] == [1, 0]
+    assert runner.studies[-1] == (another, 1, 0)
+    assert _worker(site, runner).complete_studies() == 4, "another process cannot know; one name is one job"
+
+
+def test_deliveries_that_wait_are_queued_once(site: GatewaySite) -> None:
+    Desk(site).report()
+    runner = DeadRunner(is_all_dead=False)
+    worker = _worker(site, runner)
+    for _ in range(5):
+        assert worker.queue_deliveries() == 2
+    assert len(runner.deliveries) == 2
