@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -108,17 +108,20 @@ class SiteProcess:
             self._process.stdout.close()
 
 
-def _run(folder: Path, options: dict[str, Any]) -> None:
+def run_site(folder: Path, options: dict[str, Any], tell: Callable[[dict[str, Any]], object]) -> None:
+    """The site in `folder` until SIGTERM; `tell` is given its addresses. With a `role` it is one process of a site that was made before."""
     # Imported here: who only starts the process needs none of it.
     from gateway.application import open_application
     from gateway.config import Settings
     from gateway.demo_hospital import DemoHospital
     from gateway.demo_site import HospitalPorts, populate
-    from gateway.server import Server
+    from gateway.server import ProcessRole, Server
 
-    logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
-    # Every statement with its parameters.
-    logging.getLogger("sqlalchemy.engine").setLevel(logging.INFO)
+    role = ProcessRole(options.get("role", ProcessRole.ALL))
+    if "role" not in options:
+        logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
+        # Every statement with its parameters.
+        logging.getLogger("sqlalchemy.engine").setLevel(logging.INFO)
     _log_to_stderr()
     is_new = not folder.exists()
     folder.mkdir(exist_ok=True)
@@ -129,24 +132,27 @@ def _run(folder: Path, options: dict[str, Any]) -> None:
             "law": {"demo_confirmations": True},
             "orders": [{"port": 0, "hospital_id": "h1"}],
             "jobs": {"poll_seconds": 0.2},
-            **options["settings"],
+            **options.get("settings", {}),
         }
     )
     app = open_application(folder, settings=settings)
     if is_new:
         app.certificates.enrol_authority("Readgate test authority")
         app.certificates.enrol_server(["localhost"], ["127.0.0.1"])
-    hospitals = {hospital_id: DemoHospital(hospital_id, folder / "received" / hospital_id) for hospital_id in ("h1", "h2")}
-    for hospital in hospitals.values():
-        hospital.start()
-    ports = HospitalPorts({key: one.dicom_port for key, one in hospitals.items()}, {key: one.mllp_port for key, one in hospitals.items()})
-    populate(app, ports, quiet_seconds=options["quiet_seconds"])
+    hospitals = {}
+    if "role" not in options:
+        hospitals = {hospital_id: DemoHospital(hospital_id, folder / "received" / hospital_id) for hospital_id in ("h1", "h2")}
+        for hospital in hospitals.values():
+            hospital.start()
+        ports = HospitalPorts(
+            {key: one.dicom_port for key, one in hospitals.items()}, {key: one.mllp_port for key, one in hospitals.items()}
+        )
+        populate(app, ports, quiet_seconds=options["quiet_seconds"])
     stopped = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
-    server = Server(app)
+    server = Server(app, role)
     server.start()
-    addresses = {"dicom": server.dicom_addresses, "http": server.http_address, "orders": server.orders[0].address}
-    print(json.dumps(addresses), flush=True)
+    tell({"dicom": server.dicom_addresses, "http": server.http_address, "orders": server.orders[0].address if server.orders else None})
     stopped.wait()
     server.stop()
     app.close()
@@ -161,4 +167,4 @@ def _log_to_stderr() -> None:
 
 
 if __name__ == "__main__":
-    _run(Path(sys.argv[1]), json.loads(sys.argv[2]))
+    run_site(Path(sys.argv[1]), json.loads(sys.argv[2]), lambda addresses: print(json.dumps(addresses), flush=True))
