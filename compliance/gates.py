@@ -12,14 +12,14 @@ G6 login and location. A gate's outcome is the worst of what was found at it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from compliance.facts_schema import Facts
 from compliance.facts_vocabulary import ACTIONS_WITHOUT_LOGIN, DELIVER, REQUIRE_REGISTER
 from compliance.jurisdiction import is_known
 from compliance.live_law import LiveLaw, reaches
-from compliance.requirement import Finding, Question, Relied, ask
+from compliance.requirement import Finding, Papers, Question, Relied, ask
 from compliance.rule import GATES, PSV_MAX_AGE_DAYS, Rule, Wanted
 
 SEVERITY = {"ALLOW": 0, "REFER": 1, "DENY": 2}
@@ -67,15 +67,18 @@ class Evaluation:
     alert: bool
 
 
-def evaluate(facts: Facts, law: LiveLaw | None) -> Evaluation:
-    """Every gate for `facts` under `law`; None where the facts lack what selects the law (instant, action, origin)."""
+def evaluate(facts: Facts, law: LiveLaw | None, papers: Papers | None = None) -> Evaluation:
+    """Every gate for `facts` under `law`; None where the facts lack what selects the law (instant, action, origin).
+
+    `papers` is what was found before among the same evidence, of many readers of one firm.
+    """
     gates = {name: Gate(name) for name in GATES}
     _gate_0(gates["G0"], facts)
     if law is None:
         for name in GATES[1:]:
             gates[name].note("DENY", "NOT_EVALUATED")
         return Evaluation(gates, False)
-    question = ask(facts, law.at)
+    question = ask(facts, law.at, papers)
     _gate_2(gates["G2"], question, law)
     for rule in law.prohibitions:
         _prohibit(gates[rule.gate], question, rule)
@@ -194,6 +197,7 @@ def _permit(gate: Gate, question: Question, candidates: Sequence[Rule], role: st
     """The permits met for `place`, the one to stand on first: a confirmed one, then by mechanism, then by id."""
     met: list[tuple[Rule, Finding]] = []
     failed: list[str] = []
+    noted = {id(rule) for rule, _ in gate.rules}
     for rule in candidates:
         scope, unknown = question.holds(rule.tests)
         if scope is False:
@@ -202,7 +206,8 @@ def _permit(gate: Gate, question: Question, candidates: Sequence[Rule], role: st
         if scope and finding.is_met:
             met.append((rule, finding))
             continue
-        if all(rule is not seen for seen, _ in gate.rules):
+        if id(rule) not in noted:
+            noted.add(id(rule))
             gate.rules.append((rule, "UNMET"))
         failed += [*finding.reasons, *(f"FACT_MISSING:{name}" for name in unknown)]
         failed += [rule.unmet_reason] if rule.unmet_reason else []
@@ -227,7 +232,7 @@ def _gate_3(gate: Gate, question: Question, law: LiveLaw) -> bool:
     is_invoked = relaxing is not None
     question.is_consent_relaxed = is_invoked and status == "UNKNOWN"
     # What other gates found about consent was found without break-glass; here it is asked anew.
-    asked = Question(facts, question.at, question.destinations, question.locations, question.mechanisms, question.is_consent_relaxed)
+    asked = replace(question, is_consent_relaxed=question.is_consent_relaxed, _found={})
     for rule in law.requirements:
         if rule.gate == "G3":
             _require(gate, asked, rule)

@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
-from compliance.facts_schema import Credential, Evidence, Facts
+from compliance.facts_items import Credential, Evidence
+from compliance.facts_schema import Facts
 from compliance.facts_vocabulary import ACTIONS_WITHOUT_LOGIN
 from compliance.jurisdiction import most_specific
 from compliance.rule import PSV_MAX_AGE_DAYS, Test, Wanted
@@ -41,6 +43,10 @@ class Finding:
         return min((item.until for item in self.relied if item.until is not None), default=None)
 
 
+#: What was found among one firm's evidence at one instant, by identity of the need and of the evidence, and by party.
+Papers = dict[tuple[int, int, Any, Any], Finding]
+
+
 @dataclass
 class Question:
     """One set of facts as the rules see it. `mechanisms` is filled by the transfer gate before anything asks for it."""
@@ -51,6 +57,7 @@ class Question:
     locations: tuple[str, ...]
     mechanisms: tuple[frozenset[str], ...] = ()
     is_consent_relaxed: bool = False
+    papers: Papers | None = None
     _found: dict[int, Finding] = field(default_factory=dict)  # by identity of the need: hashing one costs more than answering it
 
     def holds(self, tests: Iterable[Test]) -> tuple[bool | None, tuple[str, ...]]:
@@ -113,7 +120,7 @@ class Question:
     def look_for(self, need: Wanted) -> Finding:
         """Whether `need` is on file, asked anew. (`find` remembers by identity, which only rules' own needs keep.)"""
         if need.form == "evidence":
-            return self._find_evidence(need)
+            return self._find_paper(need)
         if need.form == "credential":
             return self._find_credential(need)
         if need.form == "consent":
@@ -126,6 +133,16 @@ class Question:
             return Finding(False, tuple(sorted({reason for finding in found for reason in finding.reasons})))
         return max(met, key=lambda finding: (finding.until is None, finding.until or self.at, [item.name for item in finding.relied]))
 
+    def _find_paper(self, need: Wanted) -> Finding:
+        if self.papers is None:
+            return self._find_evidence(need)
+        values = self.facts.values
+        key = (id(need), id(self.facts.evidence), values.get("reader.employer.id"), values.get("origin.hospital"))
+        finding = self.papers.get(key)
+        if finding is None:
+            finding = self.papers[key] = self._find_evidence(need)
+        return finding
+
     def _find_evidence(self, need: Wanted) -> Finding:
         wanted = set()
         for party in need.parties:
@@ -137,8 +154,8 @@ class Question:
             wanted.add(name)
         best: Relied | None = None
         states: set[str] = set()
-        for item in self.facts.evidence:
-            if item.type != need.name or (not item.gaps and not wanted <= item.parties):
+        for item in self.facts.evidence.get(need.name, ()):
+            if not item.gaps and not wanted <= item.parties:
                 continue
             state, until = _evidence_state(item, need, self.at)
             if until is None:
@@ -218,18 +235,18 @@ class Question:
         return Finding(True, (), (Relied(f"CONSENT:{values['consent.version']}", expires),))
 
 
-def ask(facts: Facts, at: datetime) -> Question:
+def ask(facts: Facts, at: datetime, papers: Papers | None = None) -> Question:
     """`facts` with the reader's places worked out: where the reader is, and every place the data would come to."""
     values = facts.values
     if facts.action == "STORE":
-        return Question(facts, at, (), ())
+        return Question(facts, at, (), (), papers=papers)
     names = ["reader.establishment"]
     if facts.action not in ACTIONS_WITHOUT_LOGIN:
         names += ["login.declared_country", "login.ip_country"]
     locations = frozenset(values[name] for name in names if name in values)
     employer = values.get("reader.employer.country")
     everywhere = locations | {employer} if employer is not None else locations
-    return Question(facts, at, most_specific(everywhere), most_specific(locations))
+    return Question(facts, at, most_specific(everywhere), most_specific(locations), papers=papers)
 
 
 def _covers(held: str | None, subject: str) -> bool:

@@ -11,13 +11,14 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from compliance.decision import decide, eligible_readers, refuse_backward_clock, replay
+from compliance.decision import decide, decide_many, eligible_readers, refuse_backward_clock, replay
 from compliance.decision_record import record_bytes
 from compliance.lawbook import LawBundle, load_law, load_packs
 from crypto.canonical import canonical_json, digest
 from crypto.errors import BadInput, Conflict
 from gateway.law_commands import mount
 from tests.decision_cases import DecisionCase, base_facts, decision_cases, facts_of
+from tests.random_facts import random_facts
 
 CASES = decision_cases()
 
@@ -94,7 +95,7 @@ def test_a_forged_fact_does_not_replay(law: LawBundle) -> None:
 
 def test_record_is_canonical_json_and_digest_is_its_sha256(law: LawBundle) -> None:
     facts = base_facts()
-    facts["break_glass"] = {"reason_code": "TRAUMA", "text": "Unfälle \u2028 \x7f \"quoted\" \\ \t \x01 €", "requested_by": "c7"}
+    facts["break_glass"] = {"reason_code": "TRAUMA", "text": 'Unfälle \u2028 \x7f "quoted" \\ \t \x01 €', "requested_by": "c7"}
     for pct in (0, 50, 12.5):
         facts["reader"]["employer"]["coc_ownership_pct"] = pct
         decision = decide(facts, law)
@@ -286,3 +287,30 @@ def test_a_counter_a_rule_asks_about_and_nobody_kept_denies_by_name(case: str, c
     facts = {**facts_of(case), "counters": {}}
     decision = decide(facts, law)
     assert decision.outcome == "DENY" and f"FACT_MISSING:counters.{counter}" in decision.reasons
+
+
+def test_many_decided_together_come_out_as_each_alone_byte_for_byte(law: LawBundle) -> None:
+    """Papers and study are the same objects in many documents, readers differ, and some differ by nothing that is asked about."""
+    studies = [random_facts(seed) for seed in range(0, 60)]
+    readers = [random_facts(seed)["reader"] for seed in range(60, 80)]
+    papers = [case.facts["evidence"] for case in CASES[:7]]
+    documents = []
+    for number, study in enumerate(studies):
+        for at, reader in enumerate(readers):
+            document = {**study, "reader": {**reader, "id": f"r{at}"}, "evidence": papers[(number + at) % len(papers)]}
+            try:
+                decide(document, law)
+            except BadInput:
+                continue
+            documents.append(document)
+    together = decide_many(documents, law)
+    assert len(together) > 800 and {decision.outcome for decision in together} >= {"ALLOW", "DENY"}
+    for document, decision in zip(documents, together, strict=True):
+        assert decision.document_bytes() == decide(document, law).document_bytes()
+
+
+def test_many_decided_together_refuse_what_one_alone_refuses(law: LawBundle) -> None:
+    good, bad = base_facts(), base_facts()
+    bad["origin"]["flags"] = ["NO_SUCH_FLAG"]
+    with pytest.raises(BadInput, match="NO_SUCH_FLAG"):
+        decide_many([good, bad], law)
