@@ -179,6 +179,9 @@ class ManifestFacts:
     actions: tuple[tuple[str, int], ...] = ()
     flags: tuple[str, ...] = ()
     digest: str = ""
+    options: tuple[str, ...] = ()
+    checks: tuple[str, ...] = ()
+    study_manifest: str = ""
 
 
 def manifest_facts(hospital: Hospital, study: Study) -> ManifestFacts:
@@ -200,7 +203,19 @@ def manifest_facts(hospital: Hospital, study: Study) -> ManifestFacts:
         actions=tuple(statement["actions"].items()),
         flags=tuple(statement["flags"]),
         digest=str(study.deid_manifest["digest"]),
+        options=tuple(statement["profile"]["options"]),
+        checks=tuple(statement["checks"]),
+        study_manifest=statement["study_manifest"],
     )
+
+
+def manifest_words(hospital: Hospital, study: Study) -> str:
+    """One line beside the images: under what they were de-identified, and by which statement."""
+    facts = manifest_facts(hospital, study)
+    if not facts.is_standing:
+        return "De-identification not verified"
+    start = facts.digest.removeprefix("sha256:")[:12]
+    return f"{facts.law_class.capitalize()} under {facts.profile}, {facts.table_edition}; statement {start}, signature verified"
 
 
 def held_back_words(study: Study) -> str:

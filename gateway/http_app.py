@@ -18,6 +18,7 @@ from gateway import (
     dicomweb_routes,
     pages_break_glass,
     pages_decisions,
+    pages_deid_manifest,
     pages_entry,
     pages_hospital,
     pages_oversight,
@@ -52,6 +53,7 @@ _PAGES = (
     pages_pixel_review,
     pages_oversight,
     pages_decisions,
+    pages_deid_manifest,
     pages_registers,
 )
 _NO_STORE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}

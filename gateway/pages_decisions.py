@@ -53,6 +53,7 @@ def show_decision(request: Request, app: App, officer: Officer, digest: str) -> 
     hashes = _hashes(request)
     with app.database.reading() as session:
         found = explain(session, app.law, hashes, require_decision(session, digest), public_key=app.log_signer.public_key, now=app.now())
+        study = session.exec(select(Study.study_instance_uid).where(Study.study_instance_uid == found.row.study_instance_uid)).first()
     if request.query_params.get("format") == "json":
         return JSONResponse(found.as_json(), headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"})
     proof = found.proof
@@ -74,6 +75,7 @@ def show_decision(request: Request, app: App, officer: Officer, digest: str) -> 
             log_proof=tuple(node.hex() for node in proof.path) if proof is not None else (),
             log_size=proof.size if proof is not None else None,
             tree_root=proof.root.hex() if proof is not None else "",
+            deid_href=f"/privacy/studies/{study}/deidentification" if study else None,
         ),
     )
 

@@ -12,6 +12,8 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from compliance.deid_manifest import manifest_words
+from compliance.hospital import require_hospital
 from compliance.study import open_order_text, open_study_key, study_by_pk
 from crypto.errors import BadInput, Conflict, NotAllowed
 from gateway.application import Application
@@ -272,6 +274,8 @@ def _read_page(app: Application, reader: Visitor, step: ProcedureStep, grants: l
             priors=priors_shown(session, app, study, grants),
             signed=signed_reports(session, study_key, study),
             patient_summary=patient_summary(study),
+            deid_words=manifest_words(require_hospital(session, study.hospital_id), study),
+            deid_href=f"/dicom-web/studies/{study.study_instance_uid}/deidentification" if is_held else None,
         )
     return page
 

@@ -8,6 +8,7 @@ from gateway.web import contexts as c
 from gateway.web import contexts_oversight as o
 from gateway.web.contexts_emergency import BreakGlassPage
 from tests import page_samples as samples
+from tests import page_samples_manifest as manifest
 from tests import page_samples_oversight as oversight
 from tests import page_samples_pixels as pixels
 
@@ -33,6 +34,8 @@ def pages() -> dict[str, tuple[str, DataclassInstance]]:
                 refusal="The code is wrong or was used before. Wait for the next one.",
             ),
         ),
+        "deid-manifest": ("deid_manifest.html.j2", manifest.standing()),
+        "deid-manifest-broken": ("deid_manifest.html.j2", manifest.broken()),
         "pixel-review": ("pixel_review.html.j2", pixels.review()),
         "pixel-review-closed": ("pixel_review.html.j2", pixels.review(is_open=False)),
         "pixel-queue": ("pixel_queue.html.j2", pixels.queue()),

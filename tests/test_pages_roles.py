@@ -36,6 +36,8 @@ ROUTES: dict[tuple[str, str], tuple[str, ...]] = {
     ("GET", "/studies"): (STAFF,),
     ("POST", "/studies/search"): (STAFF,),
     ("GET", "/studies/{study_key}/report.pdf"): (STAFF,),
+    ("GET", "/studies/{study_key}/deidentification"): (STAFF,),
+    ("GET", "/privacy/studies/{study}/deidentification"): (OFFICER,),
     ("POST", "/deliveries/{delivery_id}/release"): (STAFF, OPERATOR),
     ("GET", "/quarantine"): (STAFF,),
     ("GET", "/quarantine/{quarantine_id}"): (STAFF,),

@@ -272,6 +272,8 @@ class ReadPage:
     priors: tuple[Prior, ...] = ()
     signed: tuple[SignedReport, ...] = ()
     patient_summary: str = ""  # what a reader needs and may know: "Female, 61 years, 1.68 m, 70 kg"
+    deid_words: str = ""  # under what the images were de-identified, and by which statement
+    deid_href: str | None = None  # the statement itself
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,8 @@ class HospitalStudy:
     deliveries: tuple[DeliveryRow, ...] = ()
     report_href: str | None = None
     report_label: str = ""
+    deid_href: str | None = None  # what was stated about its de-identification
+    shows_face: bool = False  # a face could be reconstructed from its slices, and was not removed
 
 
 @dataclass(frozen=True)
@@ -258,6 +260,7 @@ class DecisionPage:
     log_size: int | None = None
     today: str = ""  # "DENY: CRED_LICENCE_EXPIRED:ES (asked 2026-11-22 10:40 UTC, with the facts of then, under the same law)"
     others: tuple[OtherReader, ...] = ()
+    deid_href: str | None = None  # what the edge stated about the study's de-identification
 
 
 # --- Registers: readers, credentials, evidence, consents, hospitals ------------------------------------------------------------------
