@@ -1,4 +1,4 @@
-"""What holds for every decision, on random facts: 10^4 of them, 10^5 with READGATE_TORTURE=1.
+"""What holds for every decision, on random facts: 10^4 of them, and 10^5 more under `make torture`.
 
 Taking anything away never makes the outcome more permissive, nor does an added prohibition, nor time past an expiry; order changes
 nothing, down to the digest; every decision is made again byte for byte from its own document.
@@ -7,10 +7,10 @@ nothing, down to the digest; every decision is made again byte for byte from its
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -27,7 +27,8 @@ from crypto.errors import BadInput
 from tests.decision_cases import decision_cases
 from tests.random_facts import copy_of, instants, random_facts, removals, shuffled, without
 
-EXAMPLES = 100_000 if os.environ.get("READGATE_TORTURE") == "1" else 10_000
+EXAMPLES = 10_000
+EXAMPLES_UNDER_TORTURE = 100_000
 
 #: Prohibitions and requirements of every form, each laid over the shipped packs on its own.
 ADDED_RULES: tuple[dict[str, Any], ...] = (
@@ -114,15 +115,49 @@ def _later(facts: dict[str, Any], law: LawBundle, rng: random.Random) -> dict[st
     return later
 
 
+@pytest.fixture(scope="module")
+def tried() -> Iterator[set[int]]:
+    """The seeds whose facts were decided on in this module."""
+    yield set()
+
+
 @pytest.mark.slow
 @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 2**63))
-def test_properties_of_every_decision(seed: int, law: LawBundle, stricter: list[LawBundle], reordered: LawBundle) -> None:
+def test_properties_of_every_decision(seed: int, law: LawBundle, stricter: list[LawBundle], reordered: LawBundle, tried: set[int]) -> None:
+    _hold(seed, law, stricter, reordered, tried)
+
+
+@pytest.mark.slow
+def test_there_were_as_many_random_facts_as_promised(
+    law: LawBundle, stricter: list[LawBundle], reordered: LawBundle, tried: set[int]
+) -> None:
+    """What hypothesis tried twice, and facts that were refused before any decision, are made up for."""
+    for seed in range(EXAMPLES):
+        if len(tried) >= EXAMPLES:
+            break
+        _hold(seed, law, stricter, reordered, tried)
+    assert len(tried) >= EXAMPLES
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(0)
+def test_properties_of_a_hundred_thousand_decisions(law: LawBundle, stricter: list[LawBundle], reordered: LawBundle) -> None:
+    tried: set[int] = set()
+    seed = 0
+    while len(tried) < EXAMPLES_UNDER_TORTURE:
+        seed += 1
+        _hold(seed, law, stricter, reordered, tried)
+
+
+def _hold(seed: int, law: LawBundle, stricter: list[LawBundle], reordered: LawBundle, tried: set[int]) -> None:
+    """The properties hold for the facts of `seed`."""
     rng = random.Random(seed)
     facts = random_facts(seed)
     decision = _decide(facts, law)
     if decision is None:
         return
+    tried.add(seed)
     # 1. Replay, byte for byte, though facts and rules come in another order.
     document = decision.document_bytes()
     assert replay(shuffled(json.loads(document), rng), reordered) == document
