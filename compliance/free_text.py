@@ -11,7 +11,6 @@ PS3.15 E.3.5 (Clean Descriptors) leaves the method open; docs/DEIDENTIFICATION.m
 
 from __future__ import annotations
 
-import itertools
 import re
 from dataclasses import dataclass
 
@@ -27,6 +26,7 @@ from compliance.name_forms import (
     phrase_pattern,
     phrase_words,
 )
+from compliance.strangers import is_surname, looks_like_a_person
 
 #: What stands where identity stood.
 MARK = "[-]"
@@ -112,7 +112,7 @@ class TextCleaner:
         if generic:
             original += _cased_spans(text)
         merged = _merged(original, text)
-        doubtful = generic and _looks_like_a_person(text, merged)
+        doubtful = generic and looks_like_a_person(text, merged)
         if not merged:
             return CleanedText(text, 0, doubtful)
         pieces, last = [], 0
@@ -205,9 +205,12 @@ class TextCleaner:
             written = text[origin[match.start()] : origin[match.end() - 1] + 1].strip()
             if written in ("MR", "MS", "ms", "mr"):
                 continue
-            spans += _announced(folded, text, origin, match.end(), needs_capital=written.rstrip(". ") not in ("dr", "Dr", "DR"))
+            takes_common = not written.isupper()
+            needs_capital = written.rstrip(". ") not in ("dr", "Dr", "DR")
+            spans += _announced(folded, text, origin, match.end(), needs_capital=needs_capital, takes_common=takes_common)
         for match in patterns.LABEL.finditer(folded):
-            spans += _announced(folded, text, origin, match.end(), needs_capital=match.group("mark") is None)
+            is_sure = match.group("mark") is not None or match.group().rstrip().endswith(("by", "von"))
+            spans += _announced(folded, text, origin, match.end(), needs_capital=match.group("mark") is None, takes_common=is_sure)
         for match in patterns.CREDENTIALS.finditer(folded):
             name = next((one for one in reversed(list(_WORD.finditer(match.group(1)))) if len(one.group()) > 2), None)
             if name and name.group() not in patterns.clinical_words() and text[origin[match.start(1) + name.start()]].isupper():
@@ -215,8 +218,8 @@ class TextCleaner:
         return spans
 
 
-def _announced(folded: str, text: str, origin: list[int], pos: int, *, needs_capital: bool) -> list[Span]:
-    """Up to three words behind a title or label that can be a name."""
+def _announced(folded: str, text: str, origin: list[int], pos: int, *, needs_capital: bool, takes_common: bool) -> list[Span]:
+    """Up to three words behind a title or label that can be a name; with `takes_common` also a name that is an everyday word ("Brown")."""
     spans: list[Span] = []
     known = patterns.clinical_words()
     for _ in range(3):
@@ -226,7 +229,9 @@ def _announced(folded: str, text: str, origin: list[int], pos: int, *, needs_cap
         word, start = match.group(1), match.start(1)
         is_capital = text[origin[start]].isupper() or not text[origin[start]].isascii()
         is_initial = len(word) == 1 and is_capital and not folded[match.end(1) : match.end(1) + 1].isdigit()
-        if not is_initial and (word in known or word in patterns.eponyms() or len(word) < 2 or (needs_capital and not is_capital)):
+        is_titled = is_capital and len(word) > 1 and text[origin[start + 1]].islower()
+        means_more = (word in known or word in patterns.eponyms()) and not (takes_common and is_titled and is_surname(word))
+        if not is_initial and (means_more or len(word) < 2 or (needs_capital and not is_capital)):
             break
         spans.append((start, match.end(1)))
         pos = match.end()
@@ -242,23 +247,6 @@ def _cased_spans(text: str) -> list[Span]:
             if (not words and not match.group(1)) or any(word not in known and len(word) > 2 for word in words):
                 spans.append(match.span())
     return spans
-
-
-def _looks_like_a_person(text: str, removed: list[Span]) -> bool:
-    """A frequent given name beside a capitalised word that is nothing clinical, where nothing was removed."""
-    known, given = patterns.clinical_words() | patterns.eponyms(), patterns.given_names()
-    words = [(match.group(), match.start(), match.end()) for match in _WORD.finditer(text)]
-    for (one, start, stop), (two, begin, end) in itertools.pairwise(words):
-        if any(start < last and first < end for first, last in removed):
-            continue
-        if not re.fullmatch(r",?\s+", text[stop:begin]) or not (one[0].isupper() and two[0].isupper()) or min(len(one), len(two)) < 3:
-            continue
-        left, right = fold_term(one), fold_term(two)
-        first_last = left in given and right not in known
-        last_first = right in given and left not in known and ("," in text[stop:begin] or right not in known)
-        if first_last or last_first:
-            return True
-    return False
 
 
 def _merged(spans: list[Span], text: str) -> list[Span]:

@@ -1,0 +1,149 @@
+# ruff: noqa: E501 - lists of words
+"""People in free text whom no header, title or label announces: told by frequent names and by how a name is written, never by guess.
+
+What is found here is not removed but makes the text doubtful: a person at the hospital decides. Clinical eponyms, makers, devices,
+sequences and contrast agents are no strangers. A name that is on no list, stands alone and is written like any word stays unseen.
+PS3.15 E.3.5 leaves the method open.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from functools import cache
+from typing import NamedTuple
+
+from compliance import text_patterns as patterns
+from compliance.name_forms import fold_term
+from compliance.profile_table import standard_data
+
+_WORD = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)*")
+#: Words after which a capitalised word that means nothing clinical is somebody.
+_CUE = re.compile(
+    r"(?:^|(?<=[\s(,;/]))(?:cc|copy to|copies to|per|with|w/|to|by|from|for|call|called|calling|nok|rn|fam|family|familie|brother|sister|son|daughter|uncle|aunt|cousin|friend|"
+    r"neighbour|neighbor|partner|guardian|referrer|referrerin|hausarzt|hausarztin|zuweiser|bruder|schwester|sohn|tochter|dra|sig\.ra|pani|mevr|dhr|hr|fr|bei|an|von|chez|aux?)\.?\s*[:=]?\s*(?:(?:van|von|de|der|den|di|da|del|la|le|el|al|bin|ibn|ter|ten)\s+){0,2}$"
+)  # fmt: skip
+_INITIAL_BEFORE = re.compile(r"(?<![^\W_])[A-Z]\.[ \t]?$")
+_INITIAL_AFTER = re.compile(r"(?:[ \t]+[A-Z]\.|,[ \t]*[A-Z](?:\.|(?![^\W_])))")
+#: Endings that make a surname of a word, in Latin, Greek and Cyrillic letters; of words of at least six letters.
+_FAMILY_ENDING = re.compile(
+    r"(?:[oe]wsk[iay]|[iy]nsk[iay]|ewicz|owicz|[oe]vic|ovich|[oe]va|[oe]vskiy?|[oe]vskaya|enko|chuk|czuk|czyk|ishvili|adze|idze|opoulos|opoulou|akis|idis|iadis|idou|oglu|"
+    r"s[sz]on|sdottir|strom|qvist|lund|gren|escu|eanu|asinghe|aratne|swamy|subramanian|walla|nathan|οπουλος|οπουλου|ακης|ιδης|ιδου|"
+    r"ова|ева|ский|ская|енко|чук|швили|дзе|евич|ович)$"
+)  # fmt: skip
+_HONORED = re.compile(r"-(?:san|sama|sensei)(?![^\W_])", re.IGNORECASE)
+
+
+class _Word(NamedTuple):
+    folded: str
+    start: int
+    end: int
+    is_capital: bool
+    is_titled: bool
+    is_possessive: bool
+
+
+def looks_like_a_person(text: str, removed: list[tuple[int, int]]) -> bool:
+    """Whether somebody is named outside the spans `removed`."""
+    words = [_word(match, text) for match in _WORD.finditer(text)]
+    has_capitals = any(map(str.isupper, text))
+    free = [not any(word.start < last and first < word.end for first, last in removed) for word in words]
+    for index, word in enumerate(words):
+        if not free[index] or len(word.folded) < 3 or not (word.is_capital or not has_capitals):
+            continue
+        following = words[index + 1] if index + 1 < len(words) and _beside(word, words[index + 1], text) else None
+        if _is_frequent_name(word, following, text) or (word.is_titled and _is_written_as_a_name(word, text)):
+            return True
+    return any(free[index] and free[index + 1] and _is_pair(one, two, text) for index, (one, two) in enumerate(itertools.pairwise(words)))
+
+
+def _word(match: re.Match[str], text: str) -> _Word:
+    written = match.group()
+    is_possessive = len(written) > 2 and written[-2] in "'\u2019" and written[-1] in "sS"
+    bare = written[:-2] if is_possessive else written
+    folded = re.sub(r"[^\w]", "", fold_term(bare))
+    is_titled = bare[0].isupper() and not bare.isupper()
+    return _Word(folded, match.start(), match.start() + len(bare), bare[0].isupper(), is_titled, is_possessive)
+
+
+def _beside(one: _Word, two: _Word, text: str) -> bool:
+    return re.fullmatch(r"(?:['\u2019][sS])?[ \t\-]{1,2}", text[one.end : two.start]) is not None
+
+
+def _is_frequent_name(word: _Word, following: _Word | None, text: str) -> bool:
+    """A surname or given name that is no other word, standing as a word of its own."""
+    is_frequent = word.folded in _surnames() or (len(word.folded) > 3 and word.folded in _given_names())
+    if _means_something(word.folded) or not (is_frequent or (len(word.folded) > 5 and _FAMILY_ENDING.search(word.folded))):
+        return False
+    if text[word.start - 1 : word.start].isdigit() or text[word.end : word.end + 1].isdigit():
+        return False
+    if word.folded in _more_eponyms() and word.folded in _surnames():
+        return not (following is not None and _means_something(following.folded)) and not word.is_possessive
+    return True
+
+
+def _is_written_as_a_name(word: _Word, text: str) -> bool:
+    """A capitalised word that means nothing we know, behind a cue, beside an initial, as an owner, or honoured."""
+    before, after = text[max(0, word.start - 40) : word.start], text[word.end : word.end + 12]
+    is_common_name = word.folded in _common_surnames() and word.folded not in patterns.ANATOMY
+    is_unknown = not _means_something(word.folded) and word.folded not in _more_eponyms()
+    is_near_initial = _INITIAL_BEFORE.search(before) or _INITIAL_AFTER.match(after) or _HONORED.match(after)
+    if (is_common_name or is_unknown) and is_near_initial:
+        return True
+    if not is_unknown or len(word.folded) < 4:
+        return False
+    return word.is_possessive or _CUE.search(fold_term(before)) is not None
+
+
+def _is_pair(one: _Word, two: _Word, text: str) -> bool:
+    """A given name beside what can be a surname, in either order."""
+    if (
+        not re.fullmatch(r",?[ \t]+", text[one.end : two.start])
+        or not (one.is_capital and two.is_capital)
+        or min(len(one.folded), len(two.folded)) < 3
+    ):
+        return False
+    for given, other in ((one, two), (two, one)):
+        if given.folded not in _given_names() and given.folded not in patterns.given_names():
+            continue
+        is_surname = other.folded in _common_surnames() or other.folded in _surnames()
+        if (is_surname and other.folded not in patterns.ANATOMY and given.folded not in patterns.clinical_words()) or not _means_something(
+            other.folded
+        ):
+            return True
+    return False
+
+
+def _means_something(folded: str) -> bool:
+    is_clinical = folded in patterns.clinical_words() and folded not in _more_eponyms()
+    return is_clinical or folded in patterns.eponyms() or folded in _trade_words()
+
+
+@cache
+def _list(name: str) -> frozenset[str]:
+    return frozenset(standard_data("people-names.json")[name].split())
+
+
+def _surnames() -> frozenset[str]:
+    return _list("surnames")
+
+
+def _common_surnames() -> frozenset[str]:
+    return _list("common_surnames")
+
+
+def _given_names() -> frozenset[str]:
+    return _list("given_names")
+
+
+def _more_eponyms() -> frozenset[str]:
+    return _list("more_eponyms")
+
+
+def _trade_words() -> frozenset[str]:
+    return _list("trade_words")
+
+
+def is_surname(folded: str) -> bool:
+    """Whether `folded` is a frequent surname, be it an everyday word too; never a part of the body."""
+    return (folded in _surnames() or folded in _common_surnames() or folded in patterns.eponyms()) and folded not in patterns.ANATOMY

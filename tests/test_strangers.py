@@ -1,0 +1,63 @@
+# ruff: noqa: E501 - lists of texts
+"""Somebody whom no header announces makes a text doubtful; eponyms, makers and sequences do not."""
+
+from __future__ import annotations
+
+import pytest
+
+from compliance.free_text import TextCleaner
+from compliance.identity_terms import IdentityTerms
+from compliance.strangers import looks_like_a_person
+from compliance.text_patterns import clinical_words
+
+CLEANER = TextCleaner(IdentityTerms())
+
+STRANGERS = [
+    "CT CHEST Peter Brown", "CT CHEST Okonkwo, Chinedu", "CT CHEST Schneider Ulrike", "CT abdomen García", "Rossi", "IVANOVA CT HEAD", "CT HEAD VAN DER BERG JOOST",
+    "o'connor siobhan ct head", "discussed with van der Berg", "discussed w/ O'Connor 10:15", "images to Papadopoulos by courier", "cc: Andersson", "cc Zorvathine", "Horvath's scan",
+    "per Dubois", "family Takahashi", "D. Whitaker", "Kowalska A.", "Brown, P", "RN Mueller", "Brown-san", "accompanied by Chinedu", "call Quillan when done", "Q. Zorvathine",
+    "Clark", "Konstantinopoulos", "ЗАХАРЧЕНКО КТ", "Hausarzt Zorvathine", "brother Thi Nguyen",
+]  # fmt: skip
+NOBODY = [
+    "Parkinson disease", "Clark level IV", "Hill-Sachs lesion", "Caldwell view", "Baker cyst", "Graves disease", "Bell's palsy", "T2 tse Dixon", "SOMATOM Force", "GE Optima CT660", "Philips Ingenia",
+    "CT with Omnipaque", "Compared with Prior", "AX T1 FLAIR +C", "t2_vibe_dixon_cor", "Lewis view", "CT HEAD WITHOUT CONTRAST", "May be benign", "by Siemens Healthineers", "White matter lesions",
+    "MR Brain w/o contrast", "Virchow node", "Taylor view", "post Lasix", "KNEE LEFT", "Mb. Crohn", "1st metatarsal", "L. Knee",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", STRANGERS)
+def test_text_with_a_stranger_is_held_for_a_person(text: str) -> None:
+    cleaned = CLEANER.clean(text)
+    assert cleaned.is_doubtful
+    # What is kept whole, as a maker's name is, is not judged.
+    assert not CLEANER.clean(text, generic=False).is_doubtful
+
+
+@pytest.mark.parametrize("text", NOBODY)
+def test_clinical_and_trade_words_are_nobody(text: str) -> None:
+    cleaned = CLEANER.clean(text)
+    assert (cleaned.text, cleaned.is_doubtful) == (text, False)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("CT HEAD for Mrs. Kowalska ref Dr Brown", "CT HEAD for Mrs. [-] ref Dr [-]"),
+        ("reported by White", "reported by [-]"),
+        ("Prof. Parkinson: no change", "Prof. [-]: no change"),
+        ("DR HAND", "DR HAND"),
+        ("Dr CHEST", "Dr CHEST"),
+    ],
+)
+def test_a_title_makes_a_name_of_an_everyday_word(text: str, expected: str) -> None:
+    assert CLEANER.clean(text).text == expected
+
+
+def test_spans_already_removed_are_no_doubt() -> None:
+    assert looks_like_a_person("seen by Kowalska", []) and not looks_like_a_person("seen by Kowalska", [(8, 16)])
+
+
+def test_the_vocabulary_of_the_standard_is_nobody() -> None:
+    """Every clinical word alone, as a capitalised descriptor, but for those that are also frequent surnames."""
+    doubtful = [word for word in sorted(clinical_words()) if looks_like_a_person(word.capitalize(), [])]
+    assert len(doubtful) <= 45
