@@ -23,6 +23,7 @@ from compliance.database import Database
 from compliance.hospital import DicomPeer, Hospital
 from crypto.keys import FileKeyStore
 from crypto.spool import Spool
+from gateway.config import DicomSettings
 from gateway.intake import GatewayIntake
 from gateway.receiver import Endpoint, Receiver
 from gateway.schema import migrate
@@ -52,6 +53,8 @@ def serve_readgate(port: int, directory: Path) -> None:
     spool = Spool(directory / "spool", keys)
     index = SpoolIndex(database, spool)
     index.start()
+    blanks = spool.supply_blanks(DicomSettings().blank_segments, lambda _: True)
+    blanks.start()
     intake = GatewayIntake(
         database,
         keys,
@@ -68,6 +71,7 @@ def serve_readgate(port: int, directory: Path) -> None:
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     stopped.wait()
     receiver.stop(5)
+    blanks.stop()
     index.flush()
     index.stop()
 

@@ -117,6 +117,11 @@ class StreamSealer:
         self._chunk = 0
         self._chunks = _chunk_count(self.payload_length)
 
+    @property
+    def is_done(self) -> bool:
+        """Whether the last chunk has come out."""
+        return self._chunk == self._chunks
+
     def next_chunk_into(self, out: memoryview) -> int:
         """Seals the next chunk to the start of `out` and returns its bytes, tag included; 0 when there is none.
 

@@ -1,4 +1,4 @@
-"""A file that only grows, synced once for all who wait (group commit).
+"""A file that is written from front to back, in whole blocks, and synced once for all who wait (group commit).
 
 Invariants
 - `durable` never falls, and no byte below it is written again.
@@ -7,8 +7,8 @@ Invariants
   every waiter fails, and nothing is appended any more.
 
 There is no committer thread. The first of the waiters syncs for all who had written by then, the others sleep; files of different
-associations are synced by their own threads at once, and the file system's journal commits them together. On ext4, with frames of
-0.5 MiB, that gave about 3,000 appends a second from 4 to 8 associations, one thread that syncs all files in rounds 1,500 to 2,700.
+associations are synced by their own threads at once, and the kernel flushes the device for them together. Where the blocks were written
+before (crypto/blank_segments.py) a sync is that flush and nothing else; where the file grows it waits for a commit of the journal.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from crypto.disk import Disk
 from crypto.errors import TemporarilyUnable
@@ -25,7 +25,7 @@ Part = bytes | bytearray | memoryview
 
 
 class AppendOnlyFile:
-    """Owns `descriptor` (opened with O_APPEND), whose first `length` bytes are durable already."""
+    """Owns `descriptor`, whose first `length` bytes are durable already; what lies behind them means nothing."""
 
     def __init__(self, descriptor: int, length: int, disk: Disk) -> None:
         self._descriptor = descriptor
@@ -58,8 +58,8 @@ class AppendOnlyFile:
         """Whether a sync failed, so that it takes nothing more."""
         return self._is_poisoned
 
-    def append(self, record: Callable[[int, int], Iterable[Sequence[Part]]]) -> tuple[int, int]:
-        """Writes what `record(offset, durable)` yields at the end, not yet durably; returns its offset and end.
+    def append(self, record: Callable[[int, int], Iterable[memoryview]]) -> tuple[int, int]:
+        """Writes what `record(offset, durable)` yields, whole blocks each, not yet durably; returns its offset and end.
 
         Raises:
             TemporarilyUnable: the bytes are not in the file; it is poisoned where they could not be taken back.
@@ -69,9 +69,9 @@ class AppendOnlyFile:
                 raise TemporarilyUnable("the spool segment takes no more frames")
             offset, written = self._end, 0
             try:
-                for pieces in record(offset, self._durable):
-                    self._disk.write(self._descriptor, pieces)
-                    written += sum(memoryview(piece).nbytes for piece in pieces)
+                for piece in record(offset, self._durable):
+                    self._disk.write_at(self._descriptor, piece, offset + written)
+                    written += piece.nbytes
             except BaseException as failure:
                 # Also for a record that fails to be made: half of it must not stay in front of the next.
                 self._take_back(offset)
@@ -96,8 +96,8 @@ class AppendOnlyFile:
                 else:
                     self._sync_for_all()
 
-    def close(self) -> None:
-        """No sync runs any more and the descriptor is closed. May be called again."""
+    def close(self, *, cut_off: bool = False) -> None:
+        """No sync runs any more and the descriptor is closed; `cut_off` gives blocks behind the end back. May be called again."""
         # Never wait for a sync while holding `_writing`: a sync that fails needs it.
         with self._progress:
             while self._is_syncing:
@@ -107,6 +107,10 @@ class AppendOnlyFile:
             self._progress.notify_all()
         if is_first:
             with self._writing:
+                if cut_off:
+                    # It need not last: a reader takes blocks behind the end for what they are.
+                    with contextlib.suppress(OSError):
+                        self._disk.truncate(self._descriptor, self._end)
                 os.close(self._descriptor)
 
     def _sync_for_all(self) -> None:

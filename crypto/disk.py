@@ -7,12 +7,17 @@ A name is durable only once its directory has been synced, and `fdatasync` of a 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 DIRECTORY_MODE = 0o700
 FILE_MODE = 0o600
+#: Offset, length and memory of a direct write are multiples of this: the largest block of the disks there are, and a page of memory.
+BLOCK_BYTES = 4096
+_DIRECT = getattr(os, "O_DIRECT", 0)
 
 
 class Disk:
@@ -27,6 +32,33 @@ class Disk:
                 written -= waiting.pop(0).nbytes
             if written:
                 waiting[0] = waiting[0][written:]
+
+    def open_direct(self, path: Path, flags: int) -> int:
+        """A descriptor whose writes go past the page cache where the file system can do that, and through it elsewhere.
+
+        The copy into fresh pages of the cache costs more than cipher and network together, and nobody reads them soon.
+        """
+        try:
+            return os.open(path, flags | _DIRECT | os.O_CLOEXEC, FILE_MODE)
+        except OSError as error:
+            if error.errno != errno.EINVAL or not _DIRECT:
+                raise
+        return os.open(path, flags & ~os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+
+    def write_at(self, descriptor: int, piece: memoryview, offset: int) -> None:
+        """All of `piece` is at `offset`, not yet durably; of a direct descriptor in whole blocks. A failure may leave a prefix of it."""
+        while piece:
+            try:
+                written = os.pwrite(descriptor, piece, offset)
+            except OSError as error:
+                # Some file systems take the flag and refuse the write; and what is left after a short write need not be whole blocks.
+                flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+                if error.errno != errno.EINVAL or not flags & _DIRECT:
+                    raise
+                fcntl.fcntl(descriptor, fcntl.F_SETFL, flags & ~_DIRECT)
+                continue
+            offset += written
+            piece = piece[written:]
 
     def fdatasync(self, descriptor: int) -> None:
         """The file's bytes and its length survive power loss."""

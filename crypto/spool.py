@@ -14,18 +14,20 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import mmap
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from crypto.aead_stream import CHUNK_BYTES, TAG_BYTES, StreamSealer
+from crypto.aead_stream import CHUNK_BYTES, StreamSealer
 from crypto.append_only_file import AppendOnlyFile, Part
+from crypto.blank_segments import BLANK_BYTES, BlankSegments, BlankSupply, lock_file
 from crypto.canonical import canonical_json
-from crypto.disk import FILE_MODE, Disk
+from crypto.disk import BLOCK_BYTES, Disk
 from crypto.errors import BadInput, Conflict, NotFound, RefusedContent, TemporarilyUnable
 from crypto.keys import KeyStore
 from crypto.sealed_box import OVERHEAD_BYTES, seal_small
@@ -33,9 +35,11 @@ from crypto.spool_format import (
     FRAME_HEADER_BYTES_MAX,
     KIND_END,
     KIND_FRAME,
+    RECORD_PREFIX_BYTES,
     RecordPrefix,
     SegmentKeys,
     pack_segment_header,
+    whole_blocks,
 )
 from crypto.spool_reader import FramePosition, SegmentReader, facts_aad, header_aad, payload_context, read_frame
 
@@ -44,6 +48,11 @@ __all__ = ["FramePosition", "SegmentReader", "SegmentWriter", "Spool"]
 SEGMENT_BYTES_MAX = 1024 * 1024 * 1024
 #: So much may be written and not yet synced; then the writer waits for the disk.
 _BEHIND_BYTES_MAX = 64 * 1024 * 1024
+#: What a frame has beside its payload, generously.
+_FRAME_EXTRA_BYTES = RECORD_PREFIX_BYTES + FRAME_HEADER_BYTES_MAX
+#: A chunk, what stands before the first, and a block that is not full yet.
+_BUFFER_BYTES = CHUNK_BYTES + 2 * FRAME_HEADER_BYTES_MAX
+_BUFFERS_MAX = 8
 _SUFFIX = ".segment"
 _SEGMENT_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -59,6 +68,9 @@ class Spool:
         self._disk = disk or Disk()
         self._lock = threading.Lock()
         self._open: dict[str, AppendOnlyFile] = {}
+        self._blanks = BlankSegments(root / "blank", self._disk)
+        #: Buffers at rest, the one used last on top: fresh memory for every frame costs more than the cipher. In them is ciphertext alone.
+        self._buffers: list[memoryview] = []
         try:
             self._disk.make_directory(root)
             self._sweep()
@@ -73,6 +85,13 @@ class Spool:
             TemporarilyUnable: the disk is full or fails.
         """
         return SegmentWriter(self, hospital_id, dict(facts))
+
+    def supply_blanks(self, count: int, may_fill: Callable[[int], bool]) -> BlankSupply:
+        """What keeps `count` files ready to become segments, once it is started: for processes that receive.
+
+        `may_fill` is asked before each with its bytes.
+        """
+        return BlankSupply(self._blanks, count, may_fill)
 
     def segments(self) -> list[str]:
         """The ids of all segments, closed, crashed or being written, sorted."""
@@ -92,7 +111,7 @@ class Spool:
         except OSError:
             raise TemporarilyUnable("the spool cannot be read") from None
         try:
-            return not _try_lock(descriptor, fcntl.LOCK_SH)
+            return not lock_file(descriptor, fcntl.LOCK_SH)
         finally:
             os.close(descriptor)
 
@@ -132,51 +151,72 @@ class Spool:
             raise NotFound("no such spool segment")
         return self._root / f"{segment_id}{_SUFFIX}"
 
-    def _create(self, hospital_id: str, facts: dict[str, str | int]) -> tuple[SegmentKeys, AppendOnlyFile]:
-        """A segment with its header, durable under its name, and locked."""
-        segment_id = os.urandom(16).hex()
-        segment_key, wrapped = self._keys.wrap_segment_key(hospital_id, segment_id)
-        keys = SegmentKeys(segment_key, segment_id)
-        header = pack_segment_header(hospital_id, wrapped, seal_small(keys.facts_key, canonical_json(facts), facts_aad(hospital_id)))
-        temporary, path = self._root / f".{segment_id}.new", self._path(segment_id)
-        descriptor = -1
+    def _create(self, hospital_id: str, facts: dict[str, str | int]) -> tuple[SegmentKeys, AppendOnlyFile, int]:
+        """A segment with its header, durable under its name or findable without it, and locked; and its bytes on the disk so far."""
+        blank = self._blanks.take()
+        segment_id, descriptor = blank or (os.urandom(16).hex(), -1)
+        path = self._path(segment_id)
+        temporary = self._blanks.path(segment_id) if blank else self._root / f".{segment_id}.new"
         try:
-            flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
-            descriptor = os.open(temporary, flags, FILE_MODE)
-            if not _try_lock(descriptor, fcntl.LOCK_EX):
-                raise OSError("swept away by another process that is starting")
-            self._disk.write(descriptor, [header])
+            segment_key, wrapped = self._keys.wrap_segment_key(hospital_id, segment_id)
+            keys = SegmentKeys(segment_key, segment_id)
+            header = pack_segment_header(hospital_id, wrapped, seal_small(keys.facts_key, canonical_json(facts), facts_aad(hospital_id)))
+            if blank is None:
+                descriptor = self._disk.open_direct(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR)
+                if not lock_file(descriptor, fcntl.LOCK_EX):
+                    raise OSError("swept away by another process that is starting")
+            with self._buffer() as buffer:
+                self._disk.write_at(descriptor, _in_blocks(buffer, header), 0)
             self._disk.fdatasync(descriptor)
             # Only now does it get a segment's name: whatever has one has a whole header.
             self._disk.rename(temporary, path)
-            self._disk.fsync_directory(self._root)
-        except OSError:
+            if blank is None:
+                self._disk.fsync_directory(self._root)
+            # A blank file's old name is durable. If we crash before its new one is, `settle` finds the header in it.
+        except BaseException as failure:
             for leftover in (temporary, path):
                 with contextlib.suppress(OSError):
                     self._disk.unlink(leftover)
             if descriptor >= 0:
                 os.close(descriptor)
-            raise TemporarilyUnable("a spool segment cannot be made") from None
-        file = AppendOnlyFile(descriptor, len(header), self._disk)
+            if isinstance(failure, OSError):
+                raise TemporarilyUnable("a spool segment cannot be made") from None
+            raise
+        file = AppendOnlyFile(descriptor, whole_blocks(len(header)), self._disk)
         with self._lock:
             self._open[segment_id] = file
-        return keys, file
+        return keys, file, BLANK_BYTES if blank else 0
+
+    @contextlib.contextmanager
+    def _buffer(self) -> Iterator[memoryview]:
+        """Memory for one frame on its way to the disk, at the start of a page."""
+        try:
+            buffer = self._buffers.pop()
+        except IndexError:
+            buffer = memoryview(mmap.mmap(-1, _BUFFER_BYTES))
+        try:
+            yield buffer
+        finally:
+            if len(self._buffers) < _BUFFERS_MAX:
+                self._buffers.append(buffer)
 
     def _finish(self, segment_id: str, file: AppendOnlyFile) -> None:
-        file.close()
+        file.close(cut_off=True)
         with self._lock:
             self._open.pop(segment_id, None)
 
     def _sweep(self) -> None:
-        """Removes what a writer left that died before its segment had a name. A living one holds its lock."""
+        """Puts in order what a writer left that died before its segment had a name. A living one holds its lock."""
         for path in self._root.glob(".*.new"):
             with contextlib.suppress(FileNotFoundError):
                 descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                 try:
-                    if _try_lock(descriptor, fcntl.LOCK_EX):
+                    if lock_file(descriptor, fcntl.LOCK_EX):
                         self._disk.unlink(path)
                 finally:
                     os.close(descriptor)
+        if self._blanks.settle(self._path):
+            self._disk.fsync_directory(self._root)
 
 
 class SegmentWriter:
@@ -188,8 +228,6 @@ class SegmentWriter:
         self._facts = facts
         self._turn = threading.Lock()
         self._is_closed = False
-        #: Guarded by `_turn`: fresh memory for every frame costs more than the cipher.
-        self._scratch = memoryview(bytearray(CHUNK_BYTES + TAG_BYTES))
         self._begin()
 
     @property
@@ -242,13 +280,20 @@ class SegmentWriter:
                 raise TemporarilyUnable("the spool segment is closed")
             if in_segment is not None and in_segment != self._keys.segment_id:
                 raise TemporarilyUnable("the spool segment has ended")
-            if in_segment is None and self._sequence and self._file.end >= self._spool._segment_bytes_max:
+            if in_segment is None and self._sequence and self._is_full(sum(memoryview(part).nbytes for part in parts)):
                 self._end_segment()
                 self._begin()
             file, keys = self._file, self._keys
-            offset, end = file.append(lambda at, durable: self._frame(keys, encoded, parts, at, durable))
+            with self._spool._buffer() as buffer:
+                offset, end = file.append(lambda at, durable: self._frame(keys, encoded, parts, at, durable, buffer))
             self._sequence += 1
-        return FramePosition(keys.segment_id, offset, end - offset), file, end
+        return FramePosition(keys.segment_id, offset, self._record_length), file, end
+
+    def _is_full(self, payload_bytes: int) -> bool:
+        """Whether the next frame begins a new segment: this one has its length, or would outgrow its blank file and there is another."""
+        end = self._file.end
+        is_outgrown = end + payload_bytes + _FRAME_EXTRA_BYTES > self._blank_bytes and self._spool._blanks.has_any
+        return end >= self._spool._segment_bytes_max or is_outgrown
 
     def close(self) -> None:
         """The segment is marked complete and released to its reader. May be called again."""
@@ -264,7 +309,7 @@ class SegmentWriter:
         self.close()
 
     def _begin(self) -> None:
-        self._keys, self._file = self._spool._create(self._hospital_id, self._facts)
+        self._keys, self._file, self._blank_bytes = self._spool._create(self._hospital_id, self._facts)
         self._sequence = 0
 
     def _end_segment(self) -> None:
@@ -272,31 +317,50 @@ class SegmentWriter:
         # Without the end mark every acknowledged frame is still there; the segment then reads like one whose writer crashed.
         with contextlib.suppress(TemporarilyUnable):
             file.wait_durable(file.end)
-            _, end = file.append(lambda at, durable: [[keys.pack_prefix(RecordPrefix(KIND_END, self._sequence, 0, 0, durable), at)]])
+            with self._spool._buffer() as buffer:
+                _, end = file.append(
+                    lambda at, durable: [_in_blocks(buffer, keys.pack_prefix(RecordPrefix(KIND_END, self._sequence, 0, 0, durable), at))]
+                )
             file.wait_durable(end)
         self._spool._finish(keys.segment_id, file)
 
-    def _frame(self, keys: SegmentKeys, header: bytes, parts: Sequence[Part], offset: int, durable: int) -> Iterator[Sequence[Part]]:
+    def _frame(
+        self, keys: SegmentKeys, header: bytes, parts: Sequence[Part], offset: int, durable: int, buffer: memoryview
+    ) -> Iterator[memoryview]:
         sealed_header = seal_small(keys.header_key, header, header_aad(offset))
         sealer = StreamSealer(keys.payload_key, parts, payload_context(self._hospital_id, keys.segment_id, offset))
         prefix = RecordPrefix(KIND_FRAME, self._sequence, len(sealed_header), sealer.sealed_length, durable)
-        scratch = self._scratch
-        written = sealer.next_chunk_into(scratch)
-        # An instance of up to 1 MiB goes out in one system call.
-        yield [keys.pack_prefix(prefix, offset), sealed_header, sealer.header, scratch[:written]]
-        while written := sealer.next_chunk_into(scratch):
-            yield [scratch[:written]]
+        self._record_length = prefix.record_length
+        head = b"".join((keys.pack_prefix(prefix, offset), sealed_header, sealer.header))
+        filled = len(head)
+        buffer[:filled] = head
+        # A payload of up to 1 MiB goes out in one system call.
+        while True:
+            filled += sealer.next_chunk_into(buffer[filled:])
+            if sealer.is_done:
+                break
+            whole = filled // BLOCK_BYTES * BLOCK_BYTES
+            yield buffer[:whole]
+            buffer[: filled - whole] = buffer[whole:filled]
+            filled -= whole
+        yield _padded(buffer, filled)
+
+
+def _in_blocks(buffer: memoryview, content: bytes) -> memoryview:
+    """`content` at the start of the buffer, followed by zeros to the end of its last block."""
+    if len(content) > len(buffer) - BLOCK_BYTES:
+        buffer = memoryview(mmap.mmap(-1, len(content) + BLOCK_BYTES))
+    buffer[: len(content)] = content
+    return _padded(buffer, len(content))
+
+
+def _padded(buffer: memoryview, filled: int) -> memoryview:
+    whole = whole_blocks(filled)
+    buffer[filled:whole] = bytes(whole - filled)
+    return buffer[:whole]
 
 
 def _sync_quietly(file: AppendOnlyFile, end: int) -> None:
     # A failure has poisoned the file: the `append` that matters finds out.
     with contextlib.suppress(TemporarilyUnable):
         file.wait_durable(end)
-
-
-def _try_lock(descriptor: int, kind: int) -> bool:
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -1,11 +1,12 @@
 """The bytes of a spool segment (integers big-endian).
 
 Segment header
-    "RGSP", version u8 = 1, 3 zero bytes, length u32 of what follows, then each after a u32 length:
+    "RGSP", version u8 = 2, 3 zero bytes, length u32 of what follows, then each after a u32 length:
     hospital id (UTF-8, clear: it says which KEK to ask for), wrapped segment key, sealed facts (sealed_box, canonical JSON).
 Record: 64 bytes prefix, then for a frame its sealed header (sealed_box) and its sealed payload (aead_stream)
     "RGFR", kind u8 (1 frame, 2 end), 3 zero bytes, sequence u32 from 0, sealed header length u32, sealed payload length u64,
     durable offset u64, 16 zero bytes, 16 bytes of HMAC-SHA256 over this record's offset (u64) and the 48 bytes before.
+Header and records begin at multiples of 4096, with zeros between; what follows the last record is zeros or was never acknowledged.
 Every key is HKDF of the segment key and the segment id.
 
 The prefix has its own MAC so that framing is known good before a length in it is believed: a flipped bit in a body spoils one
@@ -24,10 +25,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from crypto.canonical import length_prefixed
+from crypto.disk import BLOCK_BYTES
 from crypto.errors import IntegrityFailure
 
 SEGMENT_MAGIC = b"RGSP"
-SEGMENT_VERSION = 1
+SEGMENT_VERSION = 2
 SEGMENT_PREFIX = struct.Struct(">4sB3xI")
 SEGMENT_HEADER_BYTES_MAX = 1024 * 1024
 
@@ -54,6 +56,16 @@ class RecordPrefix:
     @property
     def record_length(self) -> int:
         return RECORD_PREFIX_BYTES + self.header_length + self.payload_length
+
+    @property
+    def record_span(self) -> int:
+        """From this record to the next."""
+        return whole_blocks(self.record_length)
+
+
+def whole_blocks(length: int) -> int:
+    """`length` rounded up to where a record may begin."""
+    return -(-length // BLOCK_BYTES) * BLOCK_BYTES
 
 
 class SegmentKeys:

@@ -16,18 +16,19 @@ from pathlib import Path
 from typing import Any
 
 from crypto.aead_stream import ObjectContext, open_
+from crypto.disk import BLOCK_BYTES
 from crypto.errors import IntegrityFailure, NotFound, TemporarilyUnable
 from crypto.keys import KeyStore
 from crypto.sealed_box import open_small
 from crypto.spool_format import (
     KIND_END,
-    RECORD_MAGIC,
     RECORD_PREFIX_BYTES,
     SEGMENT_HEADER_BYTES_MAX,
     SEGMENT_PREFIX,
     RecordPrefix,
     SegmentKeys,
     unpack_segment_header,
+    whole_blocks,
 )
 
 _SEARCH_BYTES = 1024 * 1024
@@ -113,7 +114,9 @@ class SegmentReader(Iterator[tuple[FramePosition, dict[str, Any], bytes]]):
         while offset < length:
             prefix = self.header.keys.unpack_prefix(self._file.read(offset, RECORD_PREFIX_BYTES), offset)
             if prefix is None or offset + prefix.record_length > length:
-                end = self._next_record(offset + 1, length)
+                end = self._next_record(offset + BLOCK_BYTES, length)
+                if end >= length and self._is_blank(offset):
+                    break
                 records.append((FramePosition(self.segment_id, offset, end - offset), None))
                 offset = end
                 continue
@@ -122,19 +125,21 @@ class SegmentReader(Iterator[tuple[FramePosition, dict[str, Any], bytes]]):
                 self.is_complete = True
                 break
             records.append((FramePosition(self.segment_id, offset, prefix.record_length), prefix))
-            offset += prefix.record_length
+            offset += prefix.record_span
         return records
 
     def _next_record(self, start: int, length: int) -> int:
         while start < length:
-            block = self._file.read(start, min(_SEARCH_BYTES + RECORD_PREFIX_BYTES - 1, length - start))
-            found = block.find(RECORD_MAGIC)
-            while 0 <= found < _SEARCH_BYTES:
-                if self.header.keys.unpack_prefix(block[found : found + RECORD_PREFIX_BYTES], start + found) is not None:
-                    return start + found
-                found = block.find(RECORD_MAGIC, found + 1)
+            stretch = self._file.read(start, min(_SEARCH_BYTES, length - start))
+            for at in range(0, len(stretch), BLOCK_BYTES):
+                if self.header.keys.unpack_prefix(stretch[at : at + RECORD_PREFIX_BYTES], start + at) is not None:
+                    return start + at
             start += _SEARCH_BYTES
         return length
+
+    def _is_blank(self, offset: int) -> bool:
+        """Whether no record was begun here: the rest of a file that was made of zeros."""
+        return not self._file.read(offset, BLOCK_BYTES).strip(b"\0")
 
 
 def read_frame(path: Path, position: FramePosition, keys: KeyStore) -> tuple[dict[str, Any], bytes]:
@@ -157,11 +162,13 @@ def read_frame(path: Path, position: FramePosition, keys: KeyStore) -> tuple[dic
 
 def read_segment_header(file: _File, segment_id: str, keys: KeyStore) -> SegmentHeader:
     """The header, its key unwrapped and its facts opened. Raises `IntegrityFailure`."""
-    content = file.read(0, SEGMENT_PREFIX.size + SEGMENT_HEADER_BYTES_MAX if file.length() > 4096 else 4096)
+    content = file.read(0, BLOCK_BYTES)
+    if int.from_bytes(content[SEGMENT_PREFIX.size - 4 : SEGMENT_PREFIX.size], "big") > BLOCK_BYTES - SEGMENT_PREFIX.size:
+        content = file.read(0, SEGMENT_PREFIX.size + SEGMENT_HEADER_BYTES_MAX)
     hospital_id, wrapped, sealed_facts, length = unpack_segment_header(content)
     segment_keys = SegmentKeys(keys.open_segment_key(hospital_id, segment_id, wrapped), segment_id)
     facts: dict[str, str | int] = json.loads(open_small(segment_keys.facts_key, sealed_facts, facts_aad(hospital_id)))
-    return SegmentHeader(hospital_id, facts, segment_keys, length)
+    return SegmentHeader(hospital_id, facts, segment_keys, whole_blocks(length))
 
 
 def open_frame(file: _File, header: SegmentHeader, position: FramePosition, prefix: RecordPrefix) -> tuple[dict[str, Any], bytes]:

@@ -112,7 +112,7 @@ class Association:
         linger_seconds = 0.0
         try:
             transport = self._transport = self._secure()
-            reader = PduReader(transport, pdu_seconds_max=self._limits.pdu_seconds_max)
+            reader = PduReader(transport, pdu_seconds_max=self._limits.pdu_seconds_max, window_bytes=self._limits.window_bytes)
             scp = self._scp = self._associate(transport, reader)
             how = self._serve(transport, reader, scp)
         except AssociationRefused as refused:
@@ -216,7 +216,7 @@ class Association:
             kind = int(PduType.P_DATA_TF)
             if reader.is_between_pdus:
                 self.state = AssociationState.IDLE
-                if not self._await_pdu(transport, scp):
+                if not reader.is_ahead and not self._await_pdu(transport, scp):
                     return SessionEnd.ABORTED
                 self.state = AssociationState.RECEIVING
                 kind = reader.next_pdu(time.monotonic() + self._limits.pdu_seconds_max)

@@ -6,6 +6,7 @@ A setting that loosens a protection is a word in the configuration, never a defa
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ class DicomSettings(_Section):
     tls_port: int | None = 2762
     #: Said aloud: without it the plaintext listener refuses to bind to anything but loopback.
     allow_plaintext_beyond_loopback: bool = False
-    receivers: int = Field(default=1, ge=1, le=64)
+    #: Processes that share the ports. Unset: two where there are two cores, one where a port is left to chance.
+    receivers: int | None = Field(default=None, ge=1, le=64)
     associations_max: int = 200
     #: Of one hospital at a time, and in one minute (uploads by STOW-RS counted among them); None is without bound.
     associations_per_hospital_max: int = 64
@@ -40,8 +42,17 @@ class DicomSettings(_Section):
     instance_bytes_max: int = 2_000_000_000
     #: Below this much free space on the spool's disk instances are refused with 0xA700.
     free_bytes_floor: int = 2_000_000_000
+    #: Files of 16 MiB on the spool's disk, filled before they are needed: a sync then need not wait for the file system's journal.
+    blank_segments: int = Field(default=32, ge=0, le=1024)
     drain_seconds: float = 30.0
     private_sop_classes: list[str] = Field(default_factory=list)
+
+    @property
+    def receiver_processes(self) -> int:
+        """How many `readgate serve` keeps running."""
+        if self.receivers is not None:
+            return self.receivers
+        return 1 if 0 in (self.tls_port, self.plaintext_port) else min(2, os.cpu_count() or 1)
 
 
 class HttpSettings(_Section):

@@ -186,6 +186,7 @@ class Demo:
                     "plaintext_port": dicom_port,
                     "tls_port": dicom_tls_port,
                     "free_bytes_floor": 200_000_000,
+                    "blank_segments": 0,
                 },
                 "orders": [{"hospital_id": name, "port": ports.get(name, 0)} for name in HOSPITALS],
             }

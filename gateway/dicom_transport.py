@@ -3,8 +3,9 @@
 A deadline is a moment of `time.monotonic()`, fixed before the first byte is waited for. A peer that sends a byte now and then gains
 nothing by it.
 
-Over TCP the socket stays blocking and the kernel gathers the bytes (MSG_WAITALL under SO_RCVTIMEO): one system call for a PDU of 128 KiB in
-the usual case, and no poll before it. The kernel's own timeout is a short tick, after which the deadline is looked at.
+Over TCP the socket stays blocking and the kernel gathers the bytes (SO_RCVLOWAT under SO_RCVTIMEO): one system call for a PDU of 128 KiB,
+or for several when they have come, and no poll before it. Every call that waits also costs a change of the thread that may run.
+The kernel's own timeout is a short tick, after which the deadline is looked at.
 """
 
 from __future__ import annotations
@@ -53,6 +54,10 @@ class Transport(Protocol):
         """Fill `view`. Raises: ConnectionLost, DeadlinePassed."""
         ...
 
+    def read_some(self, view: memoryview, wanted: int, deadline: float) -> int:
+        """Read `wanted` bytes (at least 1) to the start of `view`, and more of them if they have come: how many. Raises: as `read_into`."""
+        ...
+
     def send(self, data: bytes, deadline: float) -> None:
         """Hand all of `data` to the kernel. Raises: ConnectionLost, DeadlinePassed."""
         ...
@@ -79,6 +84,7 @@ class PlainTransport:
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN)
         self._wake_fd: int | None = None
+        self._low_water = 1
 
     def wait_readable(self, deadline: float, wake_fd: int | None) -> Wait:
         if wake_fd != self._wake_fd:
@@ -87,21 +93,32 @@ class PlainTransport:
             if wake_fd is not None:
                 self._poll.register(wake_fd, select.POLLIN)
             self._wake_fd = wake_fd
+        self._wake_at(1)
         return _wait(self._poll, self._connection.fileno(), deadline)
 
     def read_into(self, view: memoryview, deadline: float) -> None:
-        wanted = len(view)
+        self.read_some(view, len(view), deadline)
+
+    def read_some(self, view: memoryview, wanted: int, deadline: float) -> int:
+        self._wake_at(wanted)
         try:
-            got = self._connection.recv_into(view, wanted, _WAIT_ALL)
+            got = self._connection.recv_into(view)
         except BlockingIOError:
             got = -1
         except OSError:
             raise ConnectionLost("the peer closed the connection") from None
-        if got != wanted:
-            self._read_rest(view, max(got, 0), got == 0, deadline)
+        return got if got >= wanted else self._read_rest(view, wanted, max(got, 0), got == 0, deadline)
 
-    def _read_rest(self, view: memoryview, got: int, is_over: bool, deadline: float) -> None:
-        while got < len(view):
+    def _wake_at(self, count: int) -> None:
+        """The kernel reports the connection readable, and ends a call that reads, once it has so many bytes."""
+        if count != self._low_water:
+            self._low_water = count
+            with contextlib.suppress(OSError):
+                self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
+
+    def _read_rest(self, view: memoryview, wanted: int, got: int, is_over: bool, deadline: float) -> int:
+        self._wake_at(1)
+        while got < wanted:
             if is_over:
                 raise ConnectionLost("the peer closed the connection")
             left = deadline - time.monotonic()
@@ -115,13 +132,14 @@ class PlainTransport:
             else:
                 flags = _WAIT_ALL
             try:
-                count = self._connection.recv_into(view[got:], len(view) - got, flags)
+                count = self._connection.recv_into(view[got:], wanted - got, flags)
             except BlockingIOError:
                 continue
             except OSError:
                 raise ConnectionLost("the peer closed the connection") from None
             got += count
             is_over = count == 0
+        return got
 
     def send(self, data: bytes, deadline: float) -> None:
         view = memoryview(data)
@@ -175,12 +193,15 @@ class TlsTransport:
         return Wait.READABLE
 
     def read_into(self, view: memoryview, deadline: float) -> None:
+        self.read_some(view, len(view), deadline)
+
+    def read_some(self, view: memoryview, wanted: int, deadline: float) -> int:
         got = 0
         if self._stash:
             got = min(len(self._stash), len(view))
             view[:got] = self._stash[:got]
             self._stash = self._stash[got:]
-        while got < len(view):
+        while got < wanted:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise DeadlinePassed("the peer sent too slowly")
@@ -194,6 +215,7 @@ class TlsTransport:
             if count == 0:
                 raise ConnectionLost("the peer closed the connection")
             got += count
+        return got
 
     def send(self, data: bytes, deadline: float) -> None:
         try:

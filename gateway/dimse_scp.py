@@ -11,7 +11,6 @@ Invariants
 from __future__ import annotations
 
 import contextlib
-import mmap
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -21,45 +20,10 @@ from gateway.association_limits import AssociationLimits
 from gateway.dicom_uids import STORAGE_COMMITMENT_PUSH_MODEL, STORAGE_COMMITMENT_PUSH_MODEL_INSTANCE, VERIFICATION, is_valid_uid
 from gateway.dimse_commands import COMMAND_BYTES_MAX, Command, parse_command
 from gateway.intake_port import AcceptedContext, CommitmentResult, InstanceHead, IntakePort, LargeInstance
-from gateway.pdu import FRAGMENT_HEAD_BYTES, PDU_BYTES_MAX, PduReader, ProtocolViolation
+from gateway.pdu import PduReader, ProtocolViolation
 from gateway.storage_commitment import CommitmentRequest, encode_commitment_result, event_type_of, parse_commitment_request
 
 _T = TypeVar("_T")
-
-
-class PayloadWindow:
-    """The payload memory of one association: address space once, pages only while they are used."""
-
-    def __init__(self, window_bytes: int) -> None:
-        self._size = FRAGMENT_HEAD_BYTES + window_bytes + PDU_BYTES_MAX
-        self._mapping: mmap.mmap | None = None
-        self._view: memoryview | None = None
-        self._is_touched = False
-
-    @property
-    def view(self) -> memoryview:
-        """The whole window; a fragment always fits behind `window_bytes`."""
-        if self._view is None:
-            self._mapping = mmap.mmap(-1, self._size)
-            self._view = memoryview(self._mapping)
-        self._is_touched = True
-        return self._view
-
-    def relax(self) -> None:
-        """Give the pages back; the contents are gone."""
-        if self._mapping is not None and self._is_touched:
-            self._mapping.madvise(mmap.MADV_DONTNEED)
-            self._is_touched = False
-
-    def close(self) -> None:
-        """Unmap. A view that the port kept against its promise keeps the mapping alive, so the pages go first."""
-        self.relax()
-        with contextlib.suppress(BufferError):
-            if self._view is not None:
-                self._view.release()
-            if self._mapping is not None:
-                self._mapping.close()
-        self._view = self._mapping = None
 
 
 class DimseScp:
@@ -85,8 +49,6 @@ class DimseScp:
         self._peer_pdu_bytes_max = peer_pdu_bytes_max
         self._limits = limits
         self._log = log
-        self._command_view = memoryview(bytearray(FRAGMENT_HEAD_BYTES + COMMAND_BYTES_MAX))
-        self._window = PayloadWindow(limits.window_bytes)
         self._reports: dict[int, tuple[str, CommitmentResult]] = {}
         self._reports_sent = 0
         #: Instances answered with success.
@@ -94,11 +56,11 @@ class DimseScp:
 
     def relax(self) -> None:
         """Give back the payload memory until the next message."""
-        self._window.relax()
+        self._reader.relax()
 
     def close(self) -> None:
         """The association is over: the memory goes, and unconfirmed commitment results go back to the port. Raises nothing."""
-        self._window.close()
+        self._reader.close()
         for transaction_uid, result in self._reports.values():
             try:
                 self._port.commitment_undelivered(self._session, transaction_uid, result)
@@ -110,6 +72,7 @@ class DimseScp:
 
         Raises: ProtocolViolation, MessageInterrupted, ConnectionLost, DeadlinePassed.
         """
+        self._reader.forget()
         context, command = self._read_command(deadline)
         field = command.field
         if field == dimse.C_STORE_RQ:
@@ -132,34 +95,37 @@ class DimseScp:
             self._send(dimse.plain_response(context.context_id, field | 0x8000, command.message_id, dimse.UNRECOGNIZED_OPERATION))
 
     def _read_command(self, deadline: float) -> tuple[AcceptedContext, Command]:
-        position = FRAGMENT_HEAD_BYTES
+        encoded = b""
         first_id: int | None = None
         while True:
-            context_id, control, length = self._reader.read_fragment(self._command_view, position, deadline)
+            context_id, control, fragment = self._reader.read_fragment(deadline)
             if context_id not in self._contexts or (first_id is not None and context_id != first_id):
                 raise ProtocolViolation("presentation_context_unknown", abort_reason=dimse.ABORT_UNEXPECTED_PDU_PARAMETER)
             if not control & 1:
                 raise ProtocolViolation("dataset_without_command", abort_reason=dimse.ABORT_UNEXPECTED_PDU_PARAMETER)
+            if len(encoded) + len(fragment) > COMMAND_BYTES_MAX:
+                raise ProtocolViolation("command_set_too_long", abort_reason=dimse.ABORT_INVALID_PDU_PARAMETER_VALUE)
             first_id = context_id
-            position += length
+            encoded += fragment
             if control & 2:
-                return self._contexts[context_id], parse_command(bytes(self._command_view[FRAGMENT_HEAD_BYTES:position]))
+                return self._contexts[context_id], parse_command(encoded)
 
-    def _read_dataset_fragment(self, context: AcceptedContext, position: int, deadline: float) -> tuple[int, bool]:
-        """(bytes added, True if it was the last) of the data set that belongs to the command before it."""
-        context_id, control, length = self._reader.read_fragment(self._window.view, position, deadline)
+    def _read_dataset_fragment(self, context: AcceptedContext, deadline: float) -> tuple[memoryview, bool]:
+        """(fragment, True if it was the last) of the data set that belongs to the command before it."""
+        context_id, control, fragment = self._reader.read_fragment(deadline)
         if context_id != context.context_id or control & 1:
             raise ProtocolViolation("dataset_interrupted", abort_reason=dimse.ABORT_UNEXPECTED_PDU_PARAMETER)
-        return length, bool(control & 2)
+        return fragment, bool(control & 2)
 
     def _drain_dataset(self, context: AcceptedContext, command: Command, deadline: float) -> None:
         drained = 0
         is_last = not command.has_dataset
         while not is_last:
-            length, is_last = self._read_dataset_fragment(context, FRAGMENT_HEAD_BYTES, deadline)
-            drained += length
+            fragment, is_last = self._read_dataset_fragment(context, deadline)
+            drained += len(fragment)
             if drained > self._limits.window_bytes:
                 raise ProtocolViolation("dataset_too_large", abort_reason=dimse.ABORT_REASON_NOT_SPECIFIED)
+            self._reader.forget()
 
     # --- C-STORE ---------------------------------------------------------------------------------------------------------
 
@@ -195,55 +161,57 @@ class DimseScp:
 
     def _receive_dataset(self, context: AcceptedContext, head: InstanceHead, status: int | None, deadline: float) -> int:
         """Read the data set to its end, whatever becomes of it, and return the status."""
-        window_end = FRAGMENT_HEAD_BYTES + self._limits.window_bytes
-        position, total, is_last = FRAGMENT_HEAD_BYTES, 0, False
+        parts: list[memoryview] = []
+        total, is_last = 0, False
         large: LargeInstance | None = None
         try:
             while not is_last:
-                length, is_last = self._read_dataset_fragment(context, position, deadline)
-                position += length
-                total += length
+                fragment, is_last = self._read_dataset_fragment(context, deadline)
+                total += len(fragment)
+                if status is None and len(fragment):
+                    parts.append(fragment)
                 if total > self._limits.instance_bytes_max:
                     if total > 2 * self._limits.instance_bytes_max:
                         raise ProtocolViolation("instance_too_large", abort_reason=dimse.ABORT_REASON_NOT_SPECIFIED)
                     status = dimse.OUT_OF_RESOURCES if status is None else status
-                if is_last or position < window_end:
+                if is_last or not self._reader.is_full:
                     continue
                 if status is None:
-                    status, large = self._hand_on(head, large, position)
-                position = FRAGMENT_HEAD_BYTES
+                    status, large = self._hand_on(head, large, parts)
+                parts = []
+                self._reader.forget()
             if status is None and large is not None:
-                status, large = self._hand_on(head, large, position)
+                status, large = self._hand_on(head, large, parts)
                 if status is None and large is not None:
                     finishing, large = large, None
                     status = self._ask(finishing.finish)
             elif status is None:
-                status = self._hand_over(head, position)
+                status = self._hand_over(head, parts)
         finally:
             if large is not None:
                 self._ask(large.discard)
         assert status is not None
         return status
 
-    def _hand_over(self, head: InstanceHead, position: int) -> int:
-        part = self._window.view[FRAGMENT_HEAD_BYTES:position]
+    def _hand_over(self, head: InstanceHead, parts: list[memoryview]) -> int:
         try:
-            return self._ask(lambda: self._port.receive_instance(self._session, head, [part]))
+            return self._port.receive_instance(self._session, head, parts)
+        except Exception as error:
+            return self._status_of(error)
         finally:
-            _release(part)
+            _release(parts)
 
-    def _hand_on(self, head: InstanceHead, large: LargeInstance | None, position: int) -> tuple[int | None, LargeInstance | None]:
-        """Give the window's contents to the port as the next piece: (status that ends the matter, or None, the instance)."""
-        part = self._window.view[FRAGMENT_HEAD_BYTES:position]
+    def _hand_on(self, head: InstanceHead, large: LargeInstance | None, parts: list[memoryview]) -> tuple[int | None, LargeInstance | None]:
+        """Give what the window holds to the port as the next piece: (status that ends the matter, or None, the instance)."""
         try:
             if large is None:
                 large = self._port.begin_large_instance(self._session, head)
-            large.append([part])
+            large.append(parts)
             return None, large
         except Exception as error:
             return self._status_of(error), large
         finally:
-            _release(part)
+            _release(parts)
 
     def _ask(self, question: Callable[[], _T]) -> _T | int:
         """What the port answers, or the status of what it raised."""
@@ -283,11 +251,12 @@ class DimseScp:
         self._send(dimse.n_event_report(context.context_id, report, dataset, self._peer_pdu_bytes_max))
 
     def _read_commitment(self, context: AcceptedContext, command: Command, deadline: float) -> tuple[int, CommitmentRequest | None]:
-        position, is_last = FRAGMENT_HEAD_BYTES, not command.has_dataset
+        encoded, is_last = bytearray(), not command.has_dataset
         while not is_last:
-            length, is_last = self._read_dataset_fragment(context, position, deadline)
-            position += length
-            if position > FRAGMENT_HEAD_BYTES + self._limits.window_bytes:
+            fragment, is_last = self._read_dataset_fragment(context, deadline)
+            encoded += fragment
+            self._reader.forget()
+            if len(encoded) > self._limits.window_bytes:
                 raise ProtocolViolation("dataset_too_large", abort_reason=dimse.ABORT_REASON_NOT_SPECIFIED)
         if context.sop_class_uid != STORAGE_COMMITMENT_PUSH_MODEL or command.uid(0x0003) != STORAGE_COMMITMENT_PUSH_MODEL.encode():
             return dimse.NO_SUCH_SOP_CLASS, None
@@ -296,8 +265,7 @@ class DimseScp:
         if command.number(0x1008, 0) != 1:
             return dimse.NO_SUCH_ACTION_TYPE, None
         try:
-            encoded = bytes(self._window.view[FRAGMENT_HEAD_BYTES:position])
-            return dimse.SUCCESS, parse_commitment_request(encoded, context.transfer_syntax_uid)
+            return dimse.SUCCESS, parse_commitment_request(bytes(encoded), context.transfer_syntax_uid)
         except ReadgateError:
             return dimse.INVALID_ARGUMENT_VALUE, None
 
@@ -311,7 +279,8 @@ class DimseScp:
             self._log.warning("storage_commitment_report_refused", status=f"0x{status:04X}")
 
 
-def _release(part: memoryview) -> None:
-    # Whoever kept the view against the port's contract gets an error at its next use instead of another patient's bytes.
-    with contextlib.suppress(BufferError):
-        part.release()
+def _release(parts: list[memoryview]) -> None:
+    # Whoever kept a view against the port's contract gets an error at its next use instead of another patient's bytes.
+    for part in parts:
+        with contextlib.suppress(BufferError):
+            part.release()

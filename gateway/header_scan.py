@@ -13,6 +13,7 @@ A duplicate of these elements further back in the data set is not seen here; who
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -108,8 +109,16 @@ def scan_header(payload: bytes | memoryview | Sequence[bytes | memoryview], tran
 
     Raises: RefusedContent, with the tag where there is one.
     """
-    if not isinstance(payload, bytes | memoryview):
-        payload = payload[0] if len(payload) == 1 else b"".join(payload)
+    if isinstance(payload, bytes | memoryview):
+        return _facts(payload, transfer_syntax_uid)
+    if len(payload) > 1:
+        # Past the last wanted element nothing is looked at: a first part that reaches there says the same as the whole.
+        with contextlib.suppress(RefusedContent):
+            return _facts(payload[0], transfer_syntax_uid)
+    return _facts(payload[0] if len(payload) == 1 else b"".join(payload), transfer_syntax_uid)
+
+
+def _facts(payload: bytes | memoryview, transfer_syntax_uid: str) -> HeaderFacts:
     values = _wanted_values(payload, encoding_of(transfer_syntax_uid))
     return HeaderFacts(
         _uid(values, SOP_CLASS_UID),

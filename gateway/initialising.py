@@ -33,12 +33,14 @@ _TEMPLATE = """\
 # Plaintext is not opened unless a port stands here, and refuses to bind beyond loopback unless the next line says so aloud.
 # plaintext_port = 11112
 # allow_plaintext_beyond_loopback = false
-# Processes that share the port under `readgate serve --role receiver`.
-# receivers = 1
+# Processes that share the ports; unset, two where there are two cores.
+# receivers = 2
 # associations_max = 200
 # instance_bytes_max = 2000000000
 # Below this much free space on the spool's disk instances are refused (0xA700).
 # free_bytes_floor = 2000000000
+# Files of 16 MiB that are filled before they are needed, so that acknowledging an instance need not wait for the file system's journal.
+# blank_segments = 32
 # How long running associations may go on after SIGTERM.
 # drain_seconds = 30.0
 # private_sop_classes = []

@@ -4,12 +4,14 @@ Invariants, for every byte a peer may send:
 - A length is compared with the cap of its PDU type before anything is allocated or awaited for it:
   A-ASSOCIATE-RQ 64 KiB, P-DATA-TF the maximum we announced, all others exactly 4 bytes.
 - The items of a P-DATA-TF fill it exactly; an item has at least its 2-byte head.
-- A fragment goes from the socket straight to its place in the caller's buffer; it is never copied afterwards.
+- A fragment goes from the socket into the window of its connection and stays there; only what came too early for a full window is moved.
 - Every read has an absolute deadline, fixed when the wait for the PDU began.
 """
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import struct
 import time
 from enum import IntEnum
@@ -24,8 +26,12 @@ ASSOCIATE_BYTES_MAX = 65536
 #: Fixed fields of A-ASSOCIATE-RQ after the 6-byte header (PS3.8 Table 9-11).
 _ASSOCIATE_BYTES_MIN = 68
 _SHORT_PDU_BYTES = 4
-#: Bytes before a fragment that its Presentation-context-ID and Message Control Header occupy while it is read (PS3.8 9.3.5.1, E.2).
+_SHORTEST_PDU_BYTES = 10
+#: Presentation-context-ID and Message Control Header before a fragment (PS3.8 9.3.5.1, E.2).
 FRAGMENT_HEAD_BYTES = 2
+_DATA_HEAD_BYTES = 12
+#: So much more than what is needed is taken in one call if it has come.
+_READ_AHEAD_BYTES = 1024 * 1024
 
 _HEADER = struct.Struct(">BBI")
 _LENGTH = struct.Struct(">I")
@@ -64,54 +70,85 @@ class MessageInterrupted(RefusedContent):
 
 
 class PduReader:
-    """Reads the PDUs of one connection. Not for use from several threads."""
+    """Reads the PDUs of one connection, each with as few system calls as its bytes come in. Not for use from several threads."""
 
-    def __init__(self, transport: Transport, *, pdu_seconds_max: float, pdu_bytes_max: int = PDU_BYTES_MAX) -> None:
+    def __init__(self, transport: Transport, *, pdu_seconds_max: float, pdu_bytes_max: int = PDU_BYTES_MAX, window_bytes: int = 0) -> None:
+        """A message may be kept in the window until it has `window_bytes` (`is_full`)."""
         self._transport = transport
         self._pdu_seconds_max = pdu_seconds_max
         self._pdu_bytes_max = pdu_bytes_max
-        self._head = bytearray(10)
-        self._head_view = memoryview(self._head)
+        self._window = ReceiveWindow(window_bytes + _READ_AHEAD_BYTES + _DATA_HEAD_BYTES + pdu_bytes_max)
+        self._full = window_bytes
+        #: Of the window, what came in and was not looked at yet.
+        self._start, self._end = 0, 0
         #: Bytes of the current P-DATA-TF that were not read yet, including the head of its next item.
         self._pdu_left = 0
-        #: The length field of the current item, already taken off the wire.
-        self._item_length = 0
+        self._short_pdu = b""
         self._deadline = 0.0
 
     def read_associate_request(self, deadline: float) -> bytes:
         """The first PDU of a connection, whole, header included. Raises: ProtocolViolation, ConnectionLost, DeadlinePassed."""
-        self._transport.read_into(self._head_view[:6], deadline)
-        kind, _, length = _HEADER.unpack_from(self._head)
+        head = bytearray(_HEADER.size)
+        self._transport.read_into(memoryview(head), deadline)
+        kind, _, length = _HEADER.unpack(head)
         if kind != PduType.A_ASSOCIATE_RQ:
             reason = dimse.ABORT_UNEXPECTED_PDU if kind in _KNOWN_TYPES else dimse.ABORT_UNRECOGNIZED_PDU
             raise ProtocolViolation("first_pdu_is_no_association_request", abort_reason=reason)
         if not _ASSOCIATE_BYTES_MIN <= length <= ASSOCIATE_BYTES_MAX:
             raise ProtocolViolation("association_request_length_refused", abort_reason=dimse.ABORT_INVALID_PDU_PARAMETER_VALUE)
-        pdu = bytearray(6 + length)
-        pdu[:6] = self._head[:6]
-        self._transport.read_into(memoryview(pdu)[6:], deadline)
-        return bytes(pdu)
+        body = bytearray(length)
+        self._transport.read_into(memoryview(body), deadline)
+        return bytes(head + body)
 
     @property
     def is_between_pdus(self) -> bool:
-        """True if the next byte on the wire is the first of a PDU."""
+        """True if the next byte is the first of a PDU."""
         return self._pdu_left == 0
+
+    @property
+    def is_ahead(self) -> bool:
+        """True if bytes of what comes next were received already: there is nothing to wait for."""
+        return self._end > self._start
+
+    @property
+    def is_full(self) -> bool:
+        """True if the fragments read since `forget` leave no room in the window for another beside them."""
+        return self._start >= self._full
+
+    def forget(self) -> None:
+        """The fragments read so far are done with; their views must not be used any more."""
+        left = self._end - self._start
+        if left and self._start:
+            view = self._window.view
+            view[:left] = view[self._start : self._end]
+        self._start, self._end = 0, left
+
+    def relax(self) -> None:
+        """Give the window's memory back, unless bytes wait in it. Called between messages."""
+        self.forget()
+        if not self._end:
+            self._window.relax()
+
+    def close(self) -> None:
+        """Nothing is read any more."""
+        self._start = self._end = 0
+        self._window.close()
 
     def next_pdu(self, message_deadline: float) -> int:
         """Read the head of the next PDU and return its type; a PDU of the 4-byte kind is read whole.
 
         Raises: ProtocolViolation on a type or length that cannot be, ConnectionLost, DeadlinePassed.
         """
-        now = time.monotonic()
-        self._deadline = min(now + self._pdu_seconds_max, message_deadline)
-        # Ten bytes are the shortest PDU there is, and of a P-DATA-TF they reach to the length of its first item.
-        self._transport.read_into(self._head_view, self._deadline)
-        kind, _, length = _HEADER.unpack_from(self._head)
+        self._deadline = min(time.monotonic() + self._pdu_seconds_max, message_deadline)
+        # Ten bytes are the shortest PDU there is.
+        self._require(_SHORTEST_PDU_BYTES)
+        kind, _, length = _HEADER.unpack_from(self._window.view, self._start)
         if kind == PduType.P_DATA_TF:
             if length > self._pdu_bytes_max:
                 raise ProtocolViolation("data_pdu_length_refused", abort_reason=dimse.ABORT_INVALID_PDU_PARAMETER_VALUE)
+            self._start += _HEADER.size
             self._pdu_left = length
-            self._begin_item(_LENGTH.unpack_from(self._head, 6)[0])
+            self._item_length()
             return int(kind)
         if kind not in _KNOWN_TYPES:
             raise ProtocolViolation("pdu_type_unknown", abort_reason=dimse.ABORT_UNRECOGNIZED_PDU)
@@ -119,40 +156,78 @@ class PduReader:
             raise ProtocolViolation("pdu_unexpected", abort_reason=dimse.ABORT_UNEXPECTED_PDU)
         if length != _SHORT_PDU_BYTES:
             raise ProtocolViolation("pdu_length_refused", abort_reason=dimse.ABORT_INVALID_PDU_PARAMETER_VALUE)
+        self._short_pdu = bytes(self._window.view[self._start : self._start + _SHORTEST_PDU_BYTES])
+        self._start += _SHORTEST_PDU_BYTES
         return int(kind)
 
     def abort_fields(self) -> tuple[int, int]:
         """Source and Reason of the A-ABORT that `next_pdu` has just read."""
-        return self._head[8], self._head[9]
+        return self._short_pdu[8], self._short_pdu[9]
 
-    def read_fragment(self, buffer: memoryview, position: int, message_deadline: float) -> tuple[int, int, int]:
-        """Read the next item of the message into `buffer` from `position` on: (context id, Message Control Header, length in bytes).
+    def read_fragment(self, message_deadline: float) -> tuple[int, int, memoryview]:
+        """Read the next item of the message: (context id, Message Control Header, fragment). The view is good until `forget`.
 
-        `position` is at least FRAGMENT_HEAD_BYTES; the two bytes before it are lent to the item's head and restored.
-        Raises: ProtocolViolation if the item has more bytes than `buffer` room, MessageInterrupted, ConnectionLost, DeadlinePassed.
+        Raises: MessageInterrupted, ProtocolViolation, ConnectionLost, DeadlinePassed.
         """
         if self._pdu_left == 0:
             kind = self.next_pdu(message_deadline)
             if kind != PduType.P_DATA_TF:
                 raise MessageInterrupted(kind)
-        length = self._item_length - FRAGMENT_HEAD_BYTES
-        if position + length > len(buffer):
-            raise ProtocolViolation("message_exceeds_buffer", abort_reason=dimse.ABORT_INVALID_PDU_PARAMETER_VALUE)
-        start = position - FRAGMENT_HEAD_BYTES
-        lent = bytes(buffer[start:position])
-        self._transport.read_into(buffer[start : position + length], self._deadline)
-        context_id, control = buffer[start], buffer[start + 1]
-        buffer[start:position] = lent
-        self._pdu_left -= 4 + self._item_length
-        if self._pdu_left:
-            self._transport.read_into(self._head_view[:4], self._deadline)
-            self._begin_item(_LENGTH.unpack_from(self._head)[0])
-        return context_id, control, length
+        length = self._item_length()
+        self._require(_LENGTH.size + length)
+        start = self._start + _LENGTH.size + FRAGMENT_HEAD_BYTES
+        self._start += _LENGTH.size + length
+        self._pdu_left -= _LENGTH.size + length
+        view = self._window.view
+        return view[start - 2], view[start - 1], view[start : self._start]
 
-    def _begin_item(self, item_length: int) -> None:
-        if item_length < FRAGMENT_HEAD_BYTES or 4 + item_length > self._pdu_left:
+    def _item_length(self) -> int:
+        """Of the item that is next, which lies within its PDU and leaves room in it for no item or a whole one."""
+        self._require(_LENGTH.size)
+        length: int = _LENGTH.unpack_from(self._window.view, self._start)[0]
+        rest = self._pdu_left - _LENGTH.size - length
+        if length < FRAGMENT_HEAD_BYTES or rest < 0 or 0 < rest < _LENGTH.size + FRAGMENT_HEAD_BYTES:
             raise ProtocolViolation("data_item_length_refused", abort_reason=dimse.ABORT_INVALID_PDU_PARAMETER_VALUE)
-        rest = self._pdu_left - 4 - item_length
-        if 0 < rest < 4 + FRAGMENT_HEAD_BYTES:
-            raise ProtocolViolation("data_item_length_refused", abort_reason=dimse.ABORT_INVALID_PDU_PARAMETER_VALUE)
-        self._item_length = item_length
+        return length
+
+    def _require(self, count: int) -> None:
+        """The next `count` bytes are in the window, and with them whatever else has come."""
+        missing = count - (self._end - self._start)
+        if missing > 0:
+            end = self._end
+            self._end += self._transport.read_some(self._window.view[end : end + missing + _READ_AHEAD_BYTES], missing, self._deadline)
+
+
+class ReceiveWindow:
+    """The memory that one connection's bytes come into: address space once, pages only while they are used."""
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+        self._mapping: mmap.mmap | None = None
+        self._view: memoryview | None = None
+        self._is_touched = False
+
+    @property
+    def view(self) -> memoryview:
+        """The whole window."""
+        if self._view is None:
+            self._mapping = mmap.mmap(-1, self._length)
+            self._view = memoryview(self._mapping)
+        self._is_touched = True
+        return self._view
+
+    def relax(self) -> None:
+        """Give the pages back; the contents are gone."""
+        if self._mapping is not None and self._is_touched:
+            self._mapping.madvise(mmap.MADV_DONTNEED)
+            self._is_touched = False
+
+    def close(self) -> None:
+        """Unmap. A view that somebody kept against his promise keeps the mapping alive, so the pages go first."""
+        self.relax()
+        with contextlib.suppress(BufferError):
+            if self._view is not None:
+                self._view.release()
+            if self._mapping is not None:
+                self._mapping.close()
+        self._view = self._mapping = None

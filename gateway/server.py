@@ -15,12 +15,13 @@ import structlog
 import uvicorn
 
 from compliance import audit
+from crypto.blank_segments import BlankSupply
 from crypto.errors import BadInput
 from gateway.application import Application
 from gateway.association_limits import AssociationLimits
 from gateway.dicom_tls import TlsMaterial, server_context
 from gateway.http_app import make_http_app
-from gateway.intake import GatewayIntake
+from gateway.intake import GatewayIntake, free_bytes
 from gateway.intake_limits import HospitalRates
 from gateway.law_watch import LawWatch
 from gateway.negotiation import StorageOffer
@@ -45,11 +46,16 @@ class Server:
 
     app: Application
     role: ProcessRole = ProcessRole.ALL
+    #: False where receivers of their own processes stand beside this one.
+    receives: bool = True
+    #: Whether other receivers listen on the same ports (SO_REUSEPORT).
+    shares_ports: bool = False
     index: SpoolIndex = field(init=False)
     receiver: Receiver | None = field(init=False, default=None)
     worker: Worker | None = field(init=False, default=None)
     law_watch: LawWatch | None = field(init=False, default=None)
     orders: list[OrderListener] = field(init=False, default_factory=list)
+    blanks: BlankSupply | None = field(init=False, default=None)
     http_address: tuple[str, int] | None = field(init=False, default=None)
     _http: uvicorn.Server | None = field(init=False, default=None)
     _http_thread: threading.Thread | None = field(init=False, default=None)
@@ -65,8 +71,10 @@ class Server:
         try:
             self.law_watch = LawWatch(app)
             self.law_watch.start()
-            if self.role in (ProcessRole.ALL, ProcessRole.RECEIVER):
-                self.receiver = make_receiver(app, self.index)
+            if self.role in (ProcessRole.ALL, ProcessRole.RECEIVER) and self.receives:
+                self.blanks = app.spool.supply_blanks(app.settings.dicom.blank_segments, self._may_fill)
+                self.blanks.start()
+                self.receiver = make_receiver(app, self.index, reuse_port=self.shares_ports)
                 self.receiver.start()
                 self.orders = [OrderListener(app, settings) for settings in app.settings.orders]
                 for listener in self.orders:
@@ -88,6 +96,8 @@ class Server:
             listener.stop()
         if self.receiver is not None:
             self.receiver.stop(self.app.settings.dicom.drain_seconds)
+        if self.blanks is not None:
+            self.blanks.stop()
         if self._http is not None and self._http_thread is not None:
             self._http.should_exit = True
             self._http_thread.join(timeout=15)
@@ -97,13 +107,17 @@ class Server:
             self.law_watch.stop()
         self.index.flush()
         self.index.stop()
-        self.orders, self.receiver, self.worker, self.law_watch, self._http = [], None, None, None, None
+        self.orders, self.receiver, self.blanks, self.worker, self.law_watch, self._http = [], None, None, None, None, None
         log.info("server_stopped", role=str(self.role))
 
     @property
     def dicom_addresses(self) -> list[tuple[str, int]]:
         """Plaintext first where there is one, then TLS."""
         return self.receiver.addresses if self.receiver is not None else []
+
+    def _may_fill(self, length: int) -> bool:
+        """Whether so much may be filled before it is needed: never what is kept free for something else."""
+        return free_bytes(self.app.data / "spool") - length > self.app.settings.dicom.free_bytes_floor
 
     def _start_http(self) -> None:
         settings = self.app.settings.http
@@ -142,7 +156,7 @@ class Server:
             )
 
 
-def make_receiver(app: Application, index: SpoolIndex) -> Receiver:
+def make_receiver(app: Application, index: SpoolIndex, *, reuse_port: bool = False) -> Receiver:
     """The DICOM listener of `app`. Raises: BadInput."""
     settings = app.settings.dicom
     intake = GatewayIntake(
@@ -173,7 +187,7 @@ def make_receiver(app: Application, index: SpoolIndex) -> Receiver:
         endpoints,
         limits=limits,
         offer=StorageOffer(private_sop_classes=tuple(settings.private_sop_classes)),
-        reuse_port=settings.receivers > 1,
+        reuse_port=reuse_port,
     )
 
 

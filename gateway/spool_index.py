@@ -146,15 +146,19 @@ class SpoolIndex:
             with self._lock:
                 waiters, self._waiters = self._waiters, []
             is_stopping = self._is_stopping
-            while batch := self._taken():
+            # What comes while this batch is written waits for the next: a batch of one or two frames costs as much as one of a hundred.
+            left = len(self._frames)
+            while left > 0:
+                batch = self._taken(left)
                 self._write(batch)
+                left -= len(batch)
             for waiter in waiters:
                 waiter.set()
             if is_stopping:
                 return
 
-    def _taken(self) -> list[SpooledFrame]:
-        return [self._frames.popleft() for _ in range(min(len(self._frames), _BATCH_MAX))]
+    def _taken(self, count: int) -> list[SpooledFrame]:
+        return [self._frames.popleft() for _ in range(min(count, _BATCH_MAX))]
 
     def _write(self, batch: list[SpooledFrame]) -> None:
         delay = 0.1

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 
 from tests.every_decision import EveryDecision
+
+# No site of a test fills half a gigabyte before its first instance; what such files do is tests/test_blank_segments.py.
+os.environ["READGATE_DICOM__BLANK_SEGMENTS"] = "0"
 
 _RUN: list[EveryDecision] = []
 

@@ -6,7 +6,7 @@ import errno
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from crypto.disk import Disk
+from crypto.disk import BLOCK_BYTES, Disk
 
 #: Asked before each effect with its name; returns whether the effect happens, and the error to raise afterwards.
 Plan = Callable[[str], tuple[bool, OSError | None]]
@@ -37,6 +37,16 @@ class FaultyDisk(Disk):
                 # A failed write leaves a prefix behind, as a full disk does.
                 joined = b"".join(bytes(piece) for piece in pieces)
                 super().write(descriptor, [joined[: len(joined) // 2]])
+            raise error
+
+    def write_at(self, descriptor: int, piece: memoryview, offset: int) -> None:
+        self.effects.append("write")
+        applies, error = self.plan("write")
+        if applies:
+            super().write_at(descriptor, piece, offset)
+        if error is not None:
+            if not applies:
+                super().write_at(descriptor, piece[: len(piece) // BLOCK_BYTES // 2 * BLOCK_BYTES], offset)
             raise error
 
     def fdatasync(self, descriptor: int) -> None:
