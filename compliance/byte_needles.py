@@ -28,6 +28,10 @@ _CASE = 0x20202020
 #: A quarter of a megabyte: so few words of pixels collide that the exact comparison costs nothing, and the table stays in the cache.
 _HASH_BITS = 18
 _BLOCK_WORDS = 16384
+_SIEVES_MAX = 16
+_SPREADS_MAX = 1_000
+#: A span of 16-bit values that is worth asking for first.
+_NARROW = 0x2000
 _LOWER: NDArray[np.uint8] = np.frombuffer(bytes(range(256)).lower(), np.uint8)
 
 
@@ -58,24 +62,18 @@ class NeedleSet:
                 for two in {head[1:2], head[1:2].upper()}:
                     self._pairs[one[0] | two[0] << 8] = True
         self._heads = np.sort(np.array([int.from_bytes(head, "little") for head in self._by_head], np.uint32))
-        self._words = np.sort(np.array(list(self._by_word), np.uint32))
-        self._hashed = np.zeros(1 << _HASH_BITS, np.bool_)
-        self._hashed[_hash(self._words)] = True
+        self._sieves: dict[tuple[bytes, ...], _Sieve] = {}
+        self._sieves_by_spread: dict[tuple[int, int], _Sieve] = {}
 
-    def hits(self, payload: bytes, pixel_start: int) -> Iterator[tuple[int, Needle]]:
-        """(position, needle) of each that counts; header bytes are those before `pixel_start`."""
-        if self._by_head:
-            yield from self._header_hits(payload, min(pixel_start, len(payload)), pixel_start)
-        if self._by_word:
-            yield from self._pixel_hits(payload, pixel_start)
-
-    def _header_hits(self, payload: bytes, end: int, pixel_start: int) -> Iterator[tuple[int, Needle]]:
-        if end < HEADER_BYTES_MIN:
+    def header_hits(self, header: bytes) -> Iterator[int]:
+        """Positions in the bytes of header elements at which a needle stands that counts there."""
+        end = len(header)
+        if not self._by_head or end < HEADER_BYTES_MIN:
             return
-        whole = np.frombuffer(payload, np.uint8, end)
+        whole = np.frombuffer(header, np.uint8, end)
         candidates = []
         for odd in (0, 1):
-            pairs = np.frombuffer(payload, "<u2", (end - odd) // 2, odd)
+            pairs = np.frombuffer(header, "<u2", (end - odd) // 2, odd)
             candidates.append(np.flatnonzero(self._pairs[pairs]) * 2 + odd)
         places = np.concatenate(candidates)
         places = places[places < end - 3]
@@ -83,32 +81,89 @@ class NeedleSet:
         for index in range(4):
             heads |= _LOWER[whole[places + index]].astype(np.uint32) << (8 * index)
         for position in places[_among(heads, self._heads)].tolist():
-            for needle in self._by_head.get(payload[position : position + 4].lower(), ()):
+            for needle in self._by_head.get(header[position : position + 4].lower(), ()):
                 stop = position + len(needle.lowered)
-                if payload[position:stop].lower() == needle.lowered and _counts(payload, position, stop, needle, pixel_start):
-                    yield position, needle
+                if header[position:stop].lower() == needle.lowered and _counts_in_header(header, position, stop, needle):
+                    yield position
 
-    def _pixel_hits(self, payload: bytes, pixel_start: int) -> Iterator[tuple[int, Needle]]:
-        """A needle of seven bytes covers a whole aligned word of four wherever it stands: only those are looked at."""
-        first = (pixel_start + 3) // 4 * 4
+    def pixel_hits(self, payload: bytes, start: int) -> Iterator[int]:
+        """Positions from `start` on at which a needle of at least PIXEL_BYTES_MIN bytes stands.
+
+        Such a needle covers a whole aligned word of four wherever it stands: only those are looked at, and of those only what the range of
+        the values, taken two bytes each, lets occur: pixels of 12 bits hold no two letters.
+        """
+        first = (start + 3) // 4 * 4
         count = (len(payload) - first) // 4
-        if count < 1:
+        if count < 1 or not self._by_word:
             return
+        values = np.frombuffer(payload, "<i2", count * 2, first)
+        spread = int(values.min()) >> 8, int(values.max()) >> 8
+        sieve = self._sieves_by_spread.get(spread) or self._sieve(spread)
         whole = np.frombuffer(payload, "<u4", count, first)
-        case = np.uint32(_CASE)
+        for index in sieve.places(whole):
+            for offset, needle in self._by_word.get(int(whole[index]) | _CASE, ()):
+                begin = first + 4 * index - offset
+                stop = begin + len(needle.lowered)
+                found = begin >= start and payload[begin:stop].lower() == needle.lowered
+                if found and (needle.exact is None or payload[begin:stop] == needle.exact):
+                    yield begin
+
+    def _sieve(self, spread: tuple[int, int]) -> _Sieve:
+        """The sieve of the words that this spread lets occur; spreads that let the same words occur share it."""
+        fours = {needle.lowered[offset : offset + 4] for found in self._by_word.values() for offset, needle in found}
+        occurring = tuple(sorted(four for four in fours if _spelled(four[1], spread) and _spelled(four[3], spread)))
+        if len(self._sieves) > _SIEVES_MAX or len(self._sieves_by_spread) > _SPREADS_MAX:
+            self._sieves.clear()
+            self._sieves_by_spread.clear()
+        sieve = self._sieves.get(occurring)
+        if sieve is None:
+            sieve = self._sieves[occurring] = _Sieve(occurring)
+        self._sieves_by_spread[spread] = sieve
+        return sieve
+
+
+def _spelled(lowered: int, spread: tuple[int, int] = (-128, 127)) -> list[int]:
+    """The signed values within `spread` of this byte and of the capital it may stand for."""
+    codes = (lowered, lowered - 0x20) if 0x61 <= lowered <= 0x7A else (lowered,)
+    return [signed for code in codes if spread[0] <= (signed := code - 256 if code > 127 else code) <= spread[1]]
+
+
+class _Sieve:
+    """Finds the few places of an array of words at which one of `fours`, four lowered bytes each, stands in any case."""
+
+    def __init__(self, fours: tuple[bytes, ...]) -> None:
+        self._words = np.array(sorted({int.from_bytes(four, "little") | _CASE for four in fours}), np.uint32)
+        self._hashed = np.zeros(1 << _HASH_BITS, np.bool_)
+        self._hashed[_hash(self._words)] = True
+        # The least and the greatest 16-bit value that stands in any of them.
+        halves = [value for four in fours for half in (four[:2], four[2:]) for value in _values(half)]
+        self._least, width = (min(halves), max(halves) - min(halves)) if halves else (0, 0)
+        self._width = np.uint16(width) if width < _NARROW else None
+
+    def places(self, whole: NDArray[np.uint32]) -> Iterator[int]:
+        """Indices in `whole`, in order."""
+        if not len(self._words):
+            return
         # In blocks that stay in the processor's cache.
-        for begin in range(0, count, _BLOCK_WORDS):
-            words = whole[begin : begin + _BLOCK_WORDS] | case
-            places = np.flatnonzero(self._hashed.take(_hash(words)))
-            if places.size:
-                places = places[_among(words[places], self._words)]
-            for index in places.tolist():
-                for offset, needle in self._by_word.get(int(words[index]), ()):
-                    start = first + 4 * (begin + index) - offset
-                    stop = start + len(needle.lowered)
-                    found = start >= pixel_start and payload[start:stop].lower() == needle.lowered
-                    if found and _counts(payload, start, stop, needle, pixel_start):
-                        yield start, needle
+        for begin in range(0, len(whole), _BLOCK_WORDS):
+            words = whole[begin : begin + _BLOCK_WORDS]
+            if self._width is None:
+                near = np.flatnonzero(self._hashed.take(_hash(words | np.uint32(_CASE))))
+            else:
+                within = (words.view(np.int16) - np.int16(self._least)).view(np.uint16) <= self._width
+                near = np.flatnonzero(within.view(np.uint16) == 0x0101)
+                if near.size:
+                    near = near[self._hashed.take(_hash(words[near] | np.uint32(_CASE)))]
+            if near.size:
+                for index in near[_among(words[near] | np.uint32(_CASE), self._words)].tolist():
+                    yield begin + index
+
+
+def _values(half: bytes) -> Iterator[int]:
+    """Two lowered bytes as signed 16-bit values, in every case."""
+    for high in _spelled(half[1]):
+        for low in _spelled(half[0]):
+            yield high * 256 + (low & 0xFF)
 
 
 def _among(words: NDArray[np.uint32], ordered: NDArray[np.uint32]) -> NDArray[np.bool_]:
@@ -120,11 +175,9 @@ def _hash(words: NDArray[np.uint32]) -> NDArray[np.uint32]:
     return (words * np.uint32(0x9E3779B1)) >> np.uint32(32 - _HASH_BITS)
 
 
-def _counts(payload: bytes, start: int, end: int, needle: Needle, pixel_start: int) -> bool:
+def _counts_in_header(payload: bytes, start: int, end: int, needle: Needle) -> bool:
     if needle.exact is not None and payload[start:end] != needle.exact:
         return False
-    if start >= pixel_start:
-        return end - start >= PIXEL_BYTES_MIN
     if not needle.is_text:
         return True
     before, after = payload[start - 1 : start], payload[end : end + 1]

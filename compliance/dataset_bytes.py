@@ -9,7 +9,7 @@ Invariants
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -26,7 +26,7 @@ UNDEFINED = 0xFFFFFFFF
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 
-_LONG = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
+_LONG = {vr.encode(): vr for vr in "OB OD OF OL OV OW SQ SV UC UN UR UT UV".split()}
 _SHORT = {vr.encode(): vr for vr in "AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split()}
 #: Bytes per number of a binary VR, to turn big endian round and to split values.
 NUMBER_BYTES = {
@@ -98,49 +98,54 @@ _HEADERS = {
     (True, False): (struct.Struct(">HH2sH"), struct.Struct(">I")),
     (False, True): (struct.Struct("<HHI"), struct.Struct("<I")),
 }
+_UNPACK_EXPLICIT = {True: _HEADERS[True, True][0].unpack_from, False: _HEADERS[True, False][0].unpack_from}
+_UNPACK_IMPLICIT = _HEADERS[False, True][0].unpack_from
+_new = tuple.__new__
 
 
 def elements(buf: bytes, pos: int, end: int, encoding: Encoding, depth: int = 0) -> list[Element]:
     """The elements of buf[pos:end] in order. Raises RefusedContent: truncated, too deep, or not DICOM."""
     found: list[Element] = []
     append = found.append
-    header, long_length = _HEADERS[encoding]
-    unpack, unpack_long, name_of, new = header.unpack_from, long_length.unpack_from, _SHORT.get, tuple.__new__
     while pos < end:
-        if end - pos < 8:
-            raise _malformed("the dataset ends inside an element header")
-        if encoding.explicit:
-            group, number, vr_bytes, length = unpack(buf, pos)
-            tag = group << 16 | number
-            known = name_of(vr_bytes)
-            if known is not None:
-                vr = known
-                value = pos + 8
-            elif vr_bytes in _LONG:
-                if end - pos < 12:
-                    raise _malformed("the dataset ends inside an element header", tag)
-                length = unpack_long(buf, pos + 8)[0]
-                value = pos + 12
-                vr = vr_bytes.decode("ascii")
-            else:
-                raise _malformed("unknown value representation", tag)
-        else:
-            group, number, length = unpack(buf, pos)
-            tag = group << 16 | number
-            value = pos + 8
-            vr = ""
-        if length == UNDEFINED:
-            value_end, stop = _undefined_end(buf, value, end, encoding, tag, vr, depth)
-            append(Element(tag, vr, pos, value, value_end, stop, True))
-            pos = stop
-        else:
-            stop = value + length
-            if stop > end:
-                raise _malformed("an element is longer than what encloses it", tag)
-            # The constructor of a NamedTuple costs twice as much, and this line runs for every element received.
-            append(new(Element, (tag, vr, pos, value, stop, stop, False)))
-            pos = stop
+        element = element_at(buf, pos, end, encoding, depth)
+        append(element)
+        pos = element[5]
     return found
+
+
+def element_at(buf: bytes, pos: int, end: int, encoding: Encoding, depth: int = 0) -> Element:
+    """The element that starts at `pos`; nothing from `end` on is looked at. Raises as `elements` does."""
+    if end - pos < 8:
+        raise _malformed("the dataset ends inside an element header")
+    if encoding[0]:
+        group, number, vr_bytes, length = _UNPACK_EXPLICIT[encoding[1]](buf, pos)
+        tag = group << 16 | number
+        known = _SHORT.get(vr_bytes)
+        if known is not None:
+            vr = known
+            value = pos + 8
+        elif vr_bytes in _LONG:
+            if end - pos < 12:
+                raise _malformed("the dataset ends inside an element header", tag)
+            length = _HEADERS[encoding][1].unpack_from(buf, pos + 8)[0]
+            value = pos + 12
+            vr = _LONG[vr_bytes]
+        else:
+            raise _malformed("unknown value representation", tag)
+    else:
+        group, number, length = _UNPACK_IMPLICIT(buf, pos)
+        tag = group << 16 | number
+        value = pos + 8
+        vr = ""
+    if length == UNDEFINED:
+        value_end, stop = _undefined_end(buf, value, end, encoding, tag, vr, depth)
+        return Element(tag, vr, pos, value, value_end, stop, True)
+    stop = value + length
+    if stop > end:
+        raise _malformed("an element is longer than what encloses it", tag)
+    # The constructor of a NamedTuple costs twice as much, and this line runs for every element received.
+    return _new(Element, (tag, vr, pos, value, stop, stop, False))
 
 
 def _undefined_end(buf: bytes, pos: int, end: int, encoding: Encoding, tag: int, vr: str, depth: int) -> tuple[int, int]:
@@ -287,6 +292,14 @@ def settle_vr(vr: str, *, is_signed: bool, is_wide: bool) -> str:
     if {"OB", "OW"} <= names:
         return "OW" if is_wide else "OB"
     return "OW"
+
+
+def text_at(buf: bytes, found: Iterable[Element], tag: int) -> str | None:
+    """The value of `tag` among these elements of `buf`, its bytes one character each; None where it is not there."""
+    for element in found:
+        if element.tag == tag:
+            return buf[element.value : element.end].decode("latin-1").strip("\0 ")
+    return None
 
 
 _SHORT_HEADER = struct.Struct("<HH2sH")

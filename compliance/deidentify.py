@@ -11,8 +11,9 @@ Nothing leaves on a failure of any step: RefusedContent, and the caller quaranti
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from operator import itemgetter
 from typing import Any, Protocol
 
 from pydicom import Dataset
@@ -24,6 +25,7 @@ from compliance.dataset_bytes import (
     EXPLICIT_VR_LITTLE_ENDIAN,
     PIXEL_TAGS,
     Element,
+    Encoding,
     elements,
     encode_element,
     encode_items,
@@ -32,9 +34,11 @@ from compliance.dataset_bytes import (
 )
 from compliance.deid_profile import Option
 from compliance.device_masks import risk_tags
-from compliance.element_rules import Context, Rewriter
+from compliance.element_rules import Context
+from compliance.element_runs import Part, Run, RunParser
 from compliance.element_values import json_values
 from compliance.identified import _MADE_BY_DEIDENTIFY, DeidentifiedDataset, IdentifiedDataset, InstanceAttributes, Pseudonymity
+from compliance.instance_rules import InstanceRewriter, Piece
 from compliance.profile_table import tag_text
 from compliance.residual_scan import ResidualScan
 from compliance.screened_dataset import screening_dataset, with_screened_pixels
@@ -48,6 +52,16 @@ _DICOMDIR = "1.2.840.10008.1.3.10"
 _OPAQUE = frozenset({"1.2.840.10008.5.1.4.1.1.66"})
 _STUDY_UID, _SERIES_UID, _SOP_UID, _SOP_CLASS = 0x0020000D, 0x0020000E, 0x00080018, 0x00080016
 _SIGNATURES_MAX = 1_000
+_RUNS_MAX = 5_000
+#: What `_stamped` may write: never part of a run.
+_STAMPED = frozenset(
+    {0x00080005, 0x00080050, 0x00100010, 0x00100020, 0x00120062, 0x00120063, 0x00120064, 0x00280006, 0x00280301, 0x00280303}
+)
+#: What is asked of an instance before its elements are rewritten, besides its class of risk.
+_ASKED = frozenset(
+    {_STUDY_UID, _SERIES_UID, _SOP_UID, _SOP_CLASS, 0x00080005, 0x00080060, 0x00100020, 0x00180015, 0x00420011}
+    | {0x00280002, 0x00280004, 0x00280006, 0x00280008, 0x00280010, 0x00280011, 0x00280100, 0x00280101, 0x00280102, 0x00280103}
+)
 _HEAD = frozenset({"HEAD", "BRAIN", "FACE", "HEADNECK", "SKULL", "SINUS", "ORBIT", "JAW", "IAC", "HEAD NECK"})
 _SLICES = frozenset({"CT", "MR", "PT", "NM"})
 
@@ -84,80 +98,125 @@ def deidentify(
     syntax = source.transfer_syntax_uid
     if syntax == EXPLICIT_VR_BIG_ENDIAN:
         payload, encoding, syntax = little_endian_copy(payload), EXPLICIT_LITTLE, EXPLICIT_VR_LITTLE_ENDIAN
-    found = elements(payload, 0, len(payload), encoding)
-    facts = _Facts(payload, found)
+    facts = _facts_of(payload, encoding, under)
     _check_instance(source, under, facts)
     # 1.
-    pixels = facts.pixels
-    has_graphics = any(element.tag >> 24 == 0x60 for element in found)
+    has_graphics = facts.has_graphics
     screened = cleaned = False
-    if (pixels is not None or has_graphics) and under.profile.has(Option.CLEAN_PIXEL_DATA):
-        if pixels is not None:
+    if (facts.pixels is not None or has_graphics) and under.profile.has(Option.CLEAN_PIXEL_DATA):
+        if facts.pixels is not None:
             facts.shape().check()
         if screen is None:
             raise RefusedContent("PIXELS_NOT_SCREENED", "the profile cleans pixel data and no screen was given")
         # A class that is not at risk is so by these attributes alone: slices that agree in them agree in the verdict.
         signature = None if has_graphics else ("spared", encoding, syntax, *facts.raw(risk_tags()))
         if signature is None or signature not in under.memo:
+            found = elements(payload, 0, len(payload), encoding)
             result = screen(screening_dataset(payload, found, encoding, syntax, facts.charset), _search_words(under))
             if result.outcome not in ("CLEAN", "CLEANED"):
                 raise RefusedContent("BURNED_IN_TEXT", result.reason, tag="(7FE0,0010)")
             if result.outcome == "CLEANED":
                 cleaned = True
-                payload, found, encoding, syntax = with_screened_pixels(payload, found, encoding, syntax, result.dataset)
-                facts = _Facts(payload, found)
-                pixels = facts.pixels
+                payload, _, encoding, syntax = with_screened_pixels(payload, found, encoding, syntax, result.dataset)
+                facts = _facts_of(payload, encoding, under)
             elif signature is not None and result.risk == "":
                 _remember(under, signature)
         screened = True
     # 2.
-    rewriter = Rewriter(under)
+    rewriter = InstanceRewriter(under)
     is_signed, is_wide = facts.number(0x00280103) == 1, facts.number(0x00280100) != 8
     graphics_screened = screened and under.profile.has(Option.CLEAN_GRAPHICS)
     context = Context(encoding, facts.charset, source.sop_class_uid, is_signed, is_wide, graphics_screened)
-    written, model = rewriter.dataset(payload, found, context)
+    pieces = rewriter.instance(payload, facts.parts, context)
     # 3.
-    laid = None
-    if pixels is not None:
-        laid = _laid(payload, pixels, syntax, facts, compress)
-    _stamp(written, model, under, facts, laid, screened)
-    parts: list[bytes | memoryview] = [part for _, part in written]
+    pixels = facts.pixels
+    laid = None if pixels is None else _laid(payload, pixels, syntax, facts, compress)
+    pieces = _stamped(pieces, under, laid, screened)
+    parts: list[bytes | memoryview] = [piece.out for piece in pieces]
     head_bytes = sum(map(len, parts))
     output = b"".join([*parts, *laid.pieces]) if laid else b"".join(parts)
     frames = tuple((head_bytes + offset, length) for offset, length in laid.frames) if laid else ()
+    model: dict[str, Any] = {}
+    for piece in pieces:
+        model.update(piece.json)
     # 4.
     scan: ResidualScan = under.memo.get("scan") or ResidualScan(under)
     under.memo["scan"] = scan
-    scan.check(output, head_bytes)
+    scan.check(output)
     if laid and pixels is not None:
         model[f"{pixels.tag:08X}"] = {"vr": laid.vr, "BulkDataURI": f"bulkdata/{pixels.tag:08X}"}
     return _made(source, model, output, laid, frames, rewriter, under, cleaned)
 
 
+def _facts_of(payload: bytes, encoding: Encoding, under: Pseudonymity) -> _Facts:
+    parser: RunParser | None = under.memo.get(("parser", encoding))
+    if parser is None:
+        parser = under.memo["parser", encoding] = RunParser(encoding, _STAMPED)
+    return _Facts(payload, parser.parts(payload), under.memo.setdefault("facts of runs", {}))
+
+
+#: The bytes of an element and those of its value.
+_Fact = tuple[bytes, bytes]
+
+
+def _fact(buf: bytes, element: Element) -> _Fact:
+    return buf[element.start : element.stop], buf[element.value : element.end]
+
+
+@cache
+def _wanted_tags() -> frozenset[int]:
+    """All that `_Facts` is asked for."""
+    return frozenset(risk_tags()) | _ASKED
+
+
 class _Facts:
     """What is asked of the source before its elements are rewritten."""
 
-    def __init__(self, payload: bytes, found: list[Element]) -> None:
-        self.payload = payload
-        self.by_tag = {element.tag: element for element in found}
+    def __init__(self, payload: bytes, parts: list[Part], of_runs: dict[Run, dict[int, _Fact]]) -> None:
+        self.parts = parts
+        self.has_graphics = False
+        pixels: list[Element] = []
+        self._known: dict[int, _Fact] = {}
+        wanted = _wanted_tags()
+        for part in parts:
+            if isinstance(part, Element):
+                if part.tag in PIXEL_TAGS:
+                    pixels.append(part)
+                elif part.tag in wanted:
+                    self._known[part.tag] = _fact(payload, part)
+                self.has_graphics = self.has_graphics or part.tag >> 24 == 0x60
+                continue
+            known = of_runs.get(part[0])
+            if known is None:
+                if len(of_runs) > _RUNS_MAX:
+                    of_runs.clear()
+                run = part[0]
+                known = of_runs[run] = {element.tag: _fact(run.raw, element) for element in run.elements if element.tag in wanted}
+            self._known.update(known)
         self.charset = tuple(part.strip() for part in (self.text(0x00080005) or "").split("\\"))
-        self.pixels = next((self.by_tag[tag] for tag in sorted(PIXEL_TAGS) if tag in self.by_tag), None)
+        self.pixel_elements = len(pixels)
+        self.pixels = min(pixels, default=None)
+
+    def __contains__(self, tag: int) -> bool:
+        return tag in self._known
 
     def raw(self, tags: Iterable[int]) -> Iterator[bytes | None]:
         """The bytes of these elements, None where one is not there."""
         for tag in tags:
-            element = self.by_tag.get(tag)
-            yield None if element is None else self.payload[element.start : element.stop]
+            fact = self._known.get(tag)
+            yield None if fact is None else fact[0]
+
+    def value(self, tag: int) -> bytes | None:
+        fact = self._known.get(tag)
+        return None if fact is None else fact[1]
 
     def text(self, tag: int) -> str | None:
-        element = self.by_tag.get(tag)
-        return None if element is None else self.payload[element.value : element.end].decode("latin-1").strip("\0 ")
+        value = self.value(tag)
+        return None if value is None else value.decode("latin-1").strip("\0 ")
 
     def number(self, tag: int, default: int = 0) -> int:
-        element = self.by_tag.get(tag)
-        if element is None or element.end - element.value < 2:
-            return default
-        return int.from_bytes(self.payload[element.value : element.value + 2], "little")
+        value = self.value(tag)
+        return default if value is None or len(value) < 2 else int.from_bytes(value[:2], "little")
 
     def shape(self) -> PixelDescription:
         """The Image Pixel Module. Raises RefusedContent where Number of Frames is no number."""
@@ -191,7 +250,7 @@ def _check_instance(source: IdentifiedDataset, under: Pseudonymity, facts: _Fact
         raise RefusedContent("MISSING_UID", "SOP class, study, series and instance must be named")
     if sop_class != source.sop_class_uid or facts.text(_SOP_UID) != source.sop_instance_uid:
         raise RefusedContent("UID_MISMATCH", "the dataset is not the instance it was sent as", tag="(0008,0018)")
-    if sop_class.startswith(_ENCAPSULATED) or 0x00420011 in facts.by_tag:
+    if sop_class.startswith(_ENCAPSULATED) or 0x00420011 in facts:
         raise RefusedContent("ENCAPSULATED_DOCUMENT", "its text cannot be proved clean", tag="(0042,0011)")
     if sop_class == _DICOMDIR:
         raise RefusedContent("DICOMDIR", "a directory of files is no instance of a study")
@@ -200,17 +259,14 @@ def _check_instance(source: IdentifiedDataset, under: Pseudonymity, facts: _Fact
     patient_ids = under.identity.patient_ids | ({own} if (own := _patient_id(facts)) else frozenset())
     if len(patient_ids) > 1:
         raise RefusedContent("SEVERAL_PATIENT_IDS", "the study names more than one patient", tag="(0010,0020)")
-    if sum(tag in facts.by_tag for tag in PIXEL_TAGS) > 1:
+    if facts.pixel_elements > 1:
         raise RefusedContent("MALFORMED_PIXELS", "more than one pixel data element", tag="(7FE0,0010)")
     if under.profile.has(Option.CLEAN_VISUAL_FEATURES) and _shows_a_face(facts):
         raise RefusedContent("RECOGNIZABLE_VISUAL_FEATURES", "a face could be reconstructed and cannot be removed here")
 
 
 def _patient_id(facts: _Facts) -> str | None:
-    element = facts.by_tag.get(0x00100020)
-    if element is None:
-        return None
-    value = facts.payload[element.value : element.end].strip(b"\0 ")
+    value = (facts.value(0x00100020) or b"").strip(b"\0 ")
     return character_sets.decode(value, character_sets.codecs_of(facts.charset)) if value else None
 
 
@@ -240,12 +296,10 @@ def _laid(payload: bytes, pixels: Element, syntax: str, facts: _Facts, compress:
     return write_pixels(pixels, vr, payload, syntax, facts.shape(), compress=compress)
 
 
-def _stamp(
-    written: list[tuple[int, bytes]], model: dict[str, Any], under: Pseudonymity, facts: _Facts, laid: WrittenPixels | None, screened: bool
-) -> None:
-    """Put in what the Basic Profile asks to be said (PS3.15 E.1.1, E.3.6) and the patient's names for this hospital."""
+def _stamped(pieces: list[Piece], under: Pseudonymity, laid: WrittenPixels | None, screened: bool) -> list[Piece]:
+    """With what the Basic Profile asks to be said (PS3.15 E.1.1, E.3.6) and the patient's names for this hospital."""
     key = ("stamps", screened, bool(laid and laid.made_interleaved))
-    stamps: list[tuple[int, bytes, dict[str, Any]]] | None = under.memo.get(key)
+    stamps: dict[int, Piece] | None = under.memo.get(key)
     if stamps is None:
         values = [
             (0x00080005, "CS", b"ISO_IR 192"),
@@ -260,34 +314,24 @@ def _stamp(
             values.append((0x00280301, "CS", b"NO"))
         if laid and laid.made_interleaved:
             values.append((0x00280006, "US", b"\0\0"))
-        stamps = [(tag, encode_element(tag, vr, value), json_values(vr, value, tag)) for tag, vr, value in values]
-        stamps.append(_method_codes(under))
-        under.memo[key] = stamps
-    replaced = {tag for tag, _, _ in stamps}
-    has_patient = _STUDY_UID in facts.by_tag
-    written[:] = [pair for pair in written if pair[0] not in replaced]
-    for tag, encoded, entry in stamps:
-        if has_patient or tag >> 16 != 0x0010:
-            written.append((tag, encoded))
-            model[f"{tag:08X}"] = entry
-    written.sort(key=lambda pair: pair[0])
-    ordered = dict(sorted(model.items()))
-    model.clear()
-    model.update(ordered)
+        made = [Piece(tag, encode_element(tag, vr, value), {f"{tag:08X}": json_values(vr, value, tag)}) for tag, vr, value in values]
+        stamps = under.memo[key] = {piece.tag: piece for piece in [*made, _method_codes(under)]}
+    return sorted([*(piece for piece in pieces if piece.tag not in stamps), *stamps.values()], key=itemgetter(0))
 
 
-def _method_codes(under: Pseudonymity) -> tuple[int, bytes, dict[str, Any]]:
+def _method_codes(under: Pseudonymity) -> Piece:
     datasets, models = [], []
     for code, meaning in under.profile.method_codes():
         parts = [(0x00080100, "SH", code.encode()), (0x00080102, "SH", b"DCM"), (0x00080104, "LO", meaning.encode())]
         datasets.append(b"".join(encode_element(tag, vr, value) for tag, vr, value in parts))
         models.append({f"{tag:08X}": json_values(vr, value, tag) for tag, vr, value in parts})
-    return 0x00120064, encode_element(0x00120064, "SQ", encode_items(datasets)), {"vr": "SQ", "Value": models}
+    encoded = encode_element(0x00120064, "SQ", encode_items(datasets))
+    return Piece(0x00120064, encoded, {"00120064": {"vr": "SQ", "Value": models}})
 
 
 def _made(
     source: IdentifiedDataset, model: dict[str, Any], output: bytes, laid: WrittenPixels | None, frames: tuple[tuple[int, int], ...],
-    rewriter: Rewriter, under: Pseudonymity, cleaned: bool,
+    rewriter: InstanceRewriter, under: Pseudonymity, cleaned: bool,
 ) -> DeidentifiedDataset:  # fmt: skip
     names = [_first(model, tag) for tag in ("00080018", "0020000D", "0020000E")]
     if not all(names):
@@ -312,9 +356,7 @@ def _made(
         frame_table=frames,
         dicom_json=model,
         attributes=_attributes(model),
-        action_counts=dict(rewriter.counts),
-        pixel_digest=laid.digest if laid else None,
-        payload_digest="sha256:" + hashlib.sha256(output).hexdigest(),
+        action_counts=rewriter.counts,
         flags=tuple(flags),
         made_by=_MADE_BY_DEIDENTIFY,
     )

@@ -4,12 +4,16 @@ Invariants
 - Each element meets exactly one rule; `Rewriter.counts` says how often each acted. Nothing is copied because nobody thought of it:
   tags the dictionary does not know, groups 0000 to 0007 and FFFC, group lengths and private elements go unless a rule keeps them.
 - What is kept as text is decoded, cleaned and written as UTF-8; what is kept as number or code has the form of its VR.
-- The same bytes in the same context give the same result, so each distinct element of a patient's studies is worked out once (`memo`).
+- The same bytes in the same context give the same result, so each distinct element of a patient's study is worked out once (`memo`). The
+  context is all that other elements can change, and a private element's creator is part of what it is remembered by.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from compliance import structured_content
@@ -24,6 +28,7 @@ from compliance.dataset_bytes import (
     encode_items,
     items,
     settle_vr,
+    text_at,
     to_little_endian,
 )
 from compliance.deid_profile import Option
@@ -124,7 +129,7 @@ class Rewriter:
         if private:
             is_sorted = self._private(buf, private, context, depth, written, model) and is_sorted
         if not is_sorted:
-            written.sort(key=_by_tag)
+            written.sort(key=itemgetter(0))
             model = dict(sorted(model.items()))
         return written, model
 
@@ -209,12 +214,20 @@ class Rewriter:
             return "K" if self._profile.has(Option.RETAIN_UIDS) else "U"
         return "K"
 
+    @contextmanager
+    def counting(self) -> Iterator[Counter[str]]:
+        """What is done meanwhile is counted apart."""
+        outer, self.counts = self.counts, Counter()
+        try:
+            yield self.counts
+        finally:
+            self.counts = outer
+
     # -- sequences
 
     def _sequence(self, buf: bytes, element: Element, action: str, context: Context, depth: int) -> Written:
         tag = element.tag
-        outer, self.counts = self.counts, Counter()
-        try:
+        with self.counting() as nested:
             if action == "Z":
                 value, models = b"", []
             else:
@@ -224,9 +237,6 @@ class Rewriter:
                 else:
                     datasets, models = self._items(buf, element, context, mode, depth)
                 value = encode_items(datasets)
-            nested = self.counts
-        finally:
-            self.counts = outer
         model: dict[str, Any] = {"vr": "SQ"}
         if models:
             model["Value"] = models
@@ -243,7 +253,7 @@ class Rewriter:
             own = _charset_of(buf, found) or context.charset
             one = inner._replace(charset=own)
             if is_content:
-                verdict = self._content_item(buf, found, one, depth + 1)
+                verdict = structured_content.item_mode(buf, found, one.encoding, depth + 1, self._profile)
                 if verdict is None:
                     self.counts["X"] += 1
                     continue
@@ -252,38 +262,6 @@ class Rewriter:
             datasets.append(b"".join(part for _, part in written))
             models.append(model)
         return datasets, models
-
-    def _content_item(self, buf: bytes, found: list[Element], context: Context, depth: int) -> str | None:
-        """The mode for a content item: "item:<action on its value>"; None where the item goes."""
-        value_type = _string(buf, found, 0x0040A040) or ""
-        code, scheme = self._concept(buf, found, context, depth)
-        action = structured_content.item_action(code, scheme, value_type, self._profile)
-        if action == "X":
-            return None
-        if (code, scheme) == structured_content.SUBJECT_AGE and not self._age_is_common(buf, found, context, depth):
-            return None
-        return "item:" + structured_content.value_action(action, value_type, self._profile)
-
-    def _concept(self, buf: bytes, found: list[Element], context: Context, depth: int) -> tuple[str, str]:
-        for element in found:
-            if element.tag == 0x0040A043:
-                for start, end, _ in items(buf, element.value, element.end, context.encoding, depth, undefined=False):
-                    inside = elements(buf, start, end, context.encoding, depth + 1)
-                    code = _string(buf, inside, 0x00080100) or _string(buf, inside, 0x00080119) or ""
-                    return code, _string(buf, inside, 0x00080102) or ""
-        return "", ""
-
-    def _age_is_common(self, buf: bytes, found: list[Element], context: Context, depth: int) -> bool:
-        """Whether a Subject Age is below 90 whatever its unit: an age of 90 and more is left out (HIPAA)."""
-        for element in found:
-            if element.tag == 0x0040A300:
-                for start, end, _ in items(buf, element.value, element.end, context.encoding, depth, undefined=False):
-                    number = _string(buf, elements(buf, start, end, context.encoding, depth + 1), 0x0040A30A) or ""
-                    try:
-                        return float(number) < 90
-                    except ValueError:
-                        return False
-        return True
 
     # -- private elements
 
@@ -295,21 +273,21 @@ class Rewriter:
         if not stays or not any(element.tag >> 16 in safe_groups() for element in found):
             self.counts["X"] += len(found)
             return True
-        creators: dict[int, str] = {}
-        for element in found:
-            if 0x10 <= element.tag & 0xFFFF <= 0xFF:
-                name = buf[element.value : element.end].decode("latin-1").strip("\0 ")
-                if name in safe_creators():
-                    creators[element.tag >> 16 << 8 | element.tag & 0xFF] = name
+        creators = {
+            element.tag >> 16 << 8 | element.tag & 0xFF: buf[element.value : element.end].decode("latin-1").strip("\0 ")
+            for element in found
+            if is_safe_creator(buf, element)
+        }
         if not creators:
             self.counts["X"] += len(found)
             return True
         used: set[int] = set()
         before = len(written)
         for element in found:
-            result = self._safe_private(buf, element, creators, context, depth)
+            result = self._safe_private_once(buf, element, creators, context, depth)
             self.counts["X" if result is None else "C"] += 1
             if result is not None:
+                self.counts.update(result.nested or {})
                 used.add(element.tag >> 16 << 8 | element.tag >> 8 & 0xFF)
                 written.append((element.tag, result.out))
                 model[f"{element.tag:08X}"] = result.json
@@ -320,15 +298,28 @@ class Rewriter:
             model[f"{tag:08X}"] = json_values("LO", value, tag)
         return len(written) == before
 
+    def _safe_private_once(self, buf: bytes, element: Element, creators: dict[int, str], context: Context, depth: int) -> Written | None:
+        """As `_safe_private`; what it depends on is the element's bytes, its creator and the context."""
+        if safe_vr(element.tag, creators, element.vr) is None:
+            return None
+        raw = buf[element.start : element.stop]
+        if len(raw) > MEMO_BYTES_MAX:
+            return self._safe_private(buf, element, creators, context, depth)
+        memo: dict[tuple[bytes, str, int], Written | None] = self._under.memo.setdefault(("private", context), {})
+        key = raw, creators[element.tag >> 16 << 8 | element.tag >> 8 & 0xFF], depth
+        if key not in memo:
+            if len(memo) > MEMO_ENTRIES_MAX:
+                memo.clear()
+            memo[key] = self._safe_private(buf, element, creators, context, depth)
+        return memo[key]
+
     def _safe_private(self, buf: bytes, element: Element, creators: dict[int, str], context: Context, depth: int) -> Written | None:
         vr = safe_vr(element.tag, creators, element.vr)
         if vr is None:
             return None
         if vr == "SQ":
             encoding = IMPLICIT_LITTLE if element.vr == "UN" else context.encoding
-            result = self._sequence(buf, element, "C", context._replace(encoding=encoding), depth)
-            self.counts.update(result.nested or {})
-            return result
+            return self._sequence(buf, element, "C", context._replace(encoding=encoding), depth)
         value = buf[element.value : element.end]
         if not context.encoding.little:
             value = to_little_endian(vr, value)
@@ -345,17 +336,13 @@ def allowed_vrs_of(tag: int) -> frozenset[str]:
     return frozenset() if entry is None else allowed_vrs(entry)
 
 
-def _by_tag(pair: tuple[int, bytes]) -> int:
-    return pair[0]
-
-
-def _string(buf: bytes, found: list[Element], tag: int) -> str | None:
-    for element in found:
-        if element.tag == tag:
-            return buf[element.value : element.end].decode("latin-1").strip("\0 ")
-    return None
+def is_safe_creator(buf: bytes, element: Element) -> bool:
+    """Whether it names a creator of Table E.3.10-1."""
+    if not 0x10 <= element.tag & 0xFFFF <= 0xFF:
+        return False
+    return buf[element.value : element.end].decode("latin-1").strip("\0 ") in safe_creators()
 
 
 def _charset_of(buf: bytes, found: list[Element]) -> tuple[str, ...] | None:
-    declared = _string(buf, found[:40], _CHARSET)
+    declared = text_at(buf, found[:40], _CHARSET)
     return None if declared is None else tuple(part.strip() for part in declared.split("\\"))

@@ -11,6 +11,7 @@ from typing import Any
 
 from compliance.deid_profile import TELEREAD, DeidProfile
 from compliance.identity_terms import IdentityTerms
+from compliance.instance_digest import instance_digests
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +40,9 @@ class Pseudonymity:
     accession_pseudonym: str
     identity: IdentityTerms = field(repr=False)
     profile: DeidProfile = TELEREAD
-    #: What was worked out for one instance of the study and holds for the next; cleared when it grows, never shared between patients.
-    memo: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    #: What was worked out for one instance of the study and holds for the next, bounded. No argument and not copied by `replace`: it holds
+    #: for exactly these names, this identity and this profile, and never for another patient, study or hospital.
+    memo: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
 
 #: The key to DeidentifiedDataset's constructor. compliance/deidentify.py alone may import it; a test reads the sources for others.
@@ -52,8 +54,8 @@ class DeidentifiedDataset:
     """An instance that went through `deidentify` and its residual scan; every UID in it is pseudonymous.
 
     `frame_table` holds (offset, length) in bytes of each frame within `payload`; empty where there are no frames. `dicom_json` is the
-    PS3.18 F model without bulk data: pixel data stand as a relative BulkDataURI. `pixel_digest` is 'sha256:' and the hex digest over
-    each frame's length (8 bytes, big-endian) and bytes; None where there are none. `attributes` are those QIDO-RS answers with.
+    PS3.18 F model without bulk data: pixel data stand as a relative BulkDataURI. `attributes` are those QIDO-RS answers with. The
+    digests are those of `instance_digest`, worked out when first asked for.
     """
 
     payload: bytes = field(repr=False)
@@ -66,20 +68,34 @@ class DeidentifiedDataset:
     dicom_json: Mapping[str, Any] = field(repr=False)
     attributes: InstanceAttributes = field(repr=False)
     action_counts: Mapping[str, int]
-    pixel_digest: str | None
-    payload_digest: str
     #: What a person should know though it is no reason to hold: e.g. "RECOGNIZABLE_VISUAL_FEATURES" for a head in slices.
     flags: tuple[str, ...] = ()
     made_by: InitVar[object] = None
     payload_bytes: int = field(init=False)
+    _digests: tuple[str | None, str] | None = field(init=False, default=None, repr=False, compare=False)
 
     def __post_init__(self, made_by: object) -> None:
         if made_by is not _MADE_BY_DEIDENTIFY:
             raise TypeError("a DeidentifiedDataset is made by compliance.deidentify.deidentify alone")
         object.__setattr__(self, "payload_bytes", len(self.payload))
 
+    @property
+    def pixel_digest(self) -> str | None:
+        return self._both_digests()[0]
+
+    @property
+    def payload_digest(self) -> str:
+        return self._both_digests()[1]
+
+    def _both_digests(self) -> tuple[str | None, str]:
+        if self._digests is None:
+            object.__setattr__(self, "_digests", instance_digests(self.payload, self.frame_table))
+        assert self._digests is not None
+        return self._digests
+
     def let_payload_go(self) -> None:
         """The payload is sealed and no longer needed here: a study of thousands of slices must not lie in memory whole."""
+        self._both_digests()
         object.__setattr__(self, "payload", b"")
 
 

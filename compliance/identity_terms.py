@@ -24,11 +24,13 @@ from compliance.dataset_bytes import (
     Element,
     Encoding,
     dictionary_entry,
+    element_at,
     elements,
     encoding_of,
     items,
 )
 from compliance.date_shift import dates_in_value
+from compliance.element_runs import Run, RunParser
 from compliance.profile_table import load_table, tag_of
 from compliance.pydicom_bytes import explicit_bytes
 from crypto.errors import RefusedContent
@@ -158,26 +160,34 @@ def _kinds_by_tag() -> Mapping[int, str]:
     return found
 
 
+#: Longer ones than these are not remembered as seen: a study's memory is bounded by its distinct short values.
+_SEEN_BYTES_MAX = 4096
+_RUNS_MAX = 20_000
+
+
 class IdentityCollector:
-    """Gathers the terms of many instances; a value met before costs one look-up."""
+    """Gathers the terms of many instances; a value met before costs one look-up, a run of elements met before (`element_runs`) another."""
 
     def __init__(self) -> None:
         self._found: dict[str, set[str]] = {}
         self._dates: set[dt.date] = set()
         self._births: set[dt.date] = set()
         self._undecoded: set[bytes] = set()
-        self._seen: set[tuple[Encoding, bytes, bytes]] = set()
+        self._seen: set[tuple[Encoding, bytes, bytes, bool, bool]] = set()
+        self._parsers: dict[Encoding, RunParser] = {}
+        #: The character set that holds behind a run, by the run and the character set before it: what was gathered from it is here already.
+        self._runs: dict[tuple[Run, bytes], bytes] = {}
         self._kinds = _kinds_by_tag()
 
     def add(self, source: IdentifiedDataset) -> None:
-        """Take the terms of one instance in; what does not parse adds what stood before the fault."""
+        """Take the terms of one instance in; what does not parse adds what stood before the fault. Pixel data need not be there whole."""
         self.add_payload(source.payload, source.transfer_syntax_uid)
 
     def add_payload(self, payload: bytes, transfer_syntax_uid: str) -> None:
         """As `add`, for the bytes of a dataset."""
         try:
             encoding = encoding_of(transfer_syntax_uid)
-            self._walk(payload, 0, len(payload), encoding, ("",), 0, b"", False)
+            self._instance(payload, encoding)
         except RefusedContent:
             return
 
@@ -188,15 +198,39 @@ class IdentityCollector:
             dates=frozenset(self._dates), birth_dates=frozenset(self._births), undecoded=frozenset(self._undecoded),
         )  # fmt: skip
 
-    def _walk(
-        self, buf: bytes, pos: int, end: int, encoding: Encoding, charset: tuple[str, ...], depth: int, charset_key: bytes, in_patient: bool
-    ) -> None:
+    def _instance(self, buf: bytes, encoding: Encoding) -> None:
+        parser = self._parsers.get(encoding)
+        if parser is None:
+            parser = self._parsers[encoding] = RunParser(encoding)
+        charset = b""
+        try:
+            parts = parser.parts(buf, before_pixels=True)
+        except RefusedContent:
+            # What stands before the fault counts.
+            pos = 0
+            while True:
+                element = element_at(buf, pos, len(buf), encoding)
+                charset = self._walk(buf, (element,), encoding, 0, charset, False)
+                pos = element.stop
+        for part in parts:
+            if isinstance(part, Element):
+                charset = self._walk(buf, (part,), encoding, 0, charset, False)
+                continue
+            key = part[0], charset
+            after = self._runs.get(key)
+            if after is None:
+                if len(self._runs) > _RUNS_MAX:
+                    self._runs.clear()
+                after = self._runs[key] = self._walk(part[0].raw, part[0].elements, encoding, 0, charset, False)
+            charset = after
+
+    def _walk(self, buf: bytes, found: Iterable[Element], encoding: Encoding, depth: int, charset: bytes, in_patient: bool) -> bytes:
+        """Take the terms of these elements in; `charset` is the value of the character set before them, the answer the one behind them."""
         kinds, seen = self._kinds, self._seen
-        for element in elements(buf, pos, end, encoding, depth):
+        for element in found:
             tag, vr = element.tag, element.vr
             if tag == 0x00080005:
-                charset_key = buf[element.value : element.end]
-                charset = tuple(part.strip() for part in charset_key.decode("latin-1").strip("\0 ").split("\\"))
+                charset = buf[element.value : element.end]
                 continue
             if tag >= 0x7FE00000 or tag & 0x00010000:
                 continue
@@ -205,16 +239,20 @@ class IdentityCollector:
                 vr = entry.vr if entry else ""
             if not (tag in kinds or vr in ("PN", "SQ", "DA", "DT")):
                 continue
-            key = (encoding, charset_key, buf[element.start : element.stop])
+            key = (encoding, charset, buf[element.start : element.stop], in_patient, depth > 0)
             if key in seen:
                 continue
-            seen.add(key)
             if vr == "SQ":
                 inner = IMPLICIT_LITTLE if element.vr == "UN" else encoding
                 for start, stop, _ in items(buf, element.value, element.end, inner, depth, undefined=False):
-                    self._walk(buf, start, stop, inner, charset, depth + 1, charset_key, in_patient or tag >> 16 == 0x0010)
+                    inside = elements(buf, start, stop, inner, depth + 1)
+                    self._walk(buf, inside, inner, depth + 1, charset, in_patient or tag >> 16 == 0x0010)
             else:
-                self._value(element, vr, buf[element.value : element.end], charset, in_patient, depth > 0)
+                codes = tuple(part.strip() for part in charset.decode("latin-1").strip("\0 ").split("\\"))
+                self._value(element, vr, buf[element.value : element.end], codes, in_patient, depth > 0)
+            if len(key[2]) <= _SEEN_BYTES_MAX:
+                seen.add(key)
+        return charset
 
     def _value(self, element: Element, vr: str, value: bytes, charset: tuple[str, ...], in_patient: bool, nested: bool) -> None:
         value = value.strip(b"\0 ")

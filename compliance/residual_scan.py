@@ -6,11 +6,15 @@ Checks on one output payload (Explicit VR Little Endian, defined lengths)
   2. no word of an identity stands in any text, accents and case aside;
   3. no identifying value stands anywhere in the bytes, pixel data included: every character set, UTF-16, Base64.
 A failure names the element and the check, never the value.
+
+What was found good stays good for exactly the same bytes of an element under the same identity, and nothing is remembered of an output that
+failed. Stretches of elements that repeat from output to output are recognised whole. Of the writer's caches none is used.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import re
 import struct
 import unicodedata
@@ -33,6 +37,14 @@ _NAMES = {vr: vr.decode("ascii") for vr in _LONG} | {
 }
 _TEXT = frozenset({"AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"})
 _WRITTEN_BY_US = frozenset({0x00100010, 0x00100020, 0x00080050, 0x00120062, 0x00120063, 0x00120064, 0x00280303, 0x00080005})
+_REGISTERED = ("1.2.840.10008.", "2.16.840.1.113883.6.")
+_PIXEL_TAG = "(7FE0,0010)"
+_REMEMBERED_BYTES_MAX = 4096
+_REMEMBERED_MAX = 50_000
+_STRETCH_BYTES_MAX = 1 << 16
+_STRETCHES_MAX = 1_000
+_HEADER: Callable[..., tuple[Any, ...]] = struct.Struct("<HH2sH").unpack_from
+_LENGTH: Callable[..., tuple[Any, ...]] = struct.Struct("<I").unpack_from
 _UID = re.compile(rb"[0-2](?:\.(?:0|[1-9]\d*)){4,}")
 
 
@@ -42,6 +54,12 @@ class _Read(NamedTuple):
     start: int
     value: int
     end: int
+
+
+class _Stretch(NamedTuple):
+    raw: bytes
+    first: int
+    last: int
 
 
 class ResidualScan:
@@ -62,7 +80,11 @@ class ResidualScan:
         self._codes = self._number_codes()
         self._days = self._original_days()
         self._needles: NeedleSet = needles_of(self._literals())
-        self._good: dict[tuple[int | None, bytes], bool] = {}
+        #: Bytes of elements that obey the table; of those at top level that passed every check; and of neighbours among these.
+        self._checked: set[bytes] = set()
+        self._good: set[bytes] = set()
+        self._stretches: dict[bytes, _Stretch] = {}
+        self._ours: set[str] = set()
 
     def _number_codes(self) -> frozenset[str]:
         identity = self._under.identity
@@ -100,41 +122,114 @@ class ResidualScan:
         births = {f"{day:%Y%m%d}" for day in identity.birth_dates}
         yield from (self._days & births if self._profile.has(Option.RETAIN_DEVICE) else self._days)
 
-    def check(self, payload: bytes, pixel_start: int) -> None:
-        """Nothing identifying is left in `payload`, whose pixel data element starts at `pixel_start` (its length where there is none).
+    def check(self, payload: bytes) -> None:
+        """Nothing identifying is left in `payload`.
 
         Raises:
             RefusedContent: "RESIDUAL_IDENTITY" or "TABLE_NOT_HELD", with the tag.
         """
-        found = _parse(payload, 0, len(payload))
-        self._dataset(payload, found, None)
-        for match in _UID.finditer(payload, 0, pixel_start):
-            if match.group().decode() in self._under.memo["uids"] and not self._profile.has(Option.RETAIN_UIDS):
-                raise RefusedContent("RESIDUAL_IDENTITY", "an original UID is left", tag=_tag_at(found, match.start()))
-        for position, _ in self._needles.hits(payload, pixel_start):
-            raise RefusedContent("RESIDUAL_IDENTITY", "an identifying value is left in the bytes", tag=_tag_at(found, position))
+        fresh, repeated = self._read(payload)
+        self._elements(payload, fresh)
+        unsettled = self._look_through(payload, fresh)
+        # Only now that all checks are passed is anything remembered.
+        if len(self._good) > _REMEMBERED_MAX:
+            self._good.clear()
+            self._stretches.clear()
+        for element in fresh:
+            if element.end - element.start < _REMEMBERED_BYTES_MAX and element.tag not in unsettled:
+                self._good.add(payload[element.start : element.end])
+        self._learn(payload, repeated)
 
-    def _dataset(self, buf: bytes, found: list[_Read], parent: int | None) -> None:
-        good = self._good
-        last = -1
-        creators: dict[int, str] = {}
-        for element in found:
-            tag = element.tag
+    # -- reading
+
+    def _read(self, buf: bytes) -> tuple[list[_Read], list[_Read]]:
+        """(elements to look at, elements known to be good) of the whole output; those of known stretches are in neither."""
+        fresh: list[_Read] = []
+        repeated: list[_Read] = []
+        stretches, good, last, pos, end = self._stretches, self._good, -1, 0, len(buf)
+        while pos < end:
+            stretch = stretches.get(buf[pos : pos + 4])
+            if stretch is not None:
+                if buf.startswith(stretch.raw, pos):
+                    if stretch.first <= last:
+                        raise _not_held(stretch.first, "elements are not in ascending order")
+                    last, pos = stretch.last, pos + len(stretch.raw)
+                    continue
+                del stretches[stretch.raw[:4]]
+            element = _read_one(buf, pos, end)
+            tag, pos = element.tag, element.end
             if tag <= last:
                 raise _not_held(tag, "elements are not in ascending order")
             last = tag
-            if tag & 0x00010000:
+            # A private element is only as good as its creator, which stands elsewhere.
+            is_known = not tag & 0x00010000 and pos - element.start < _REMEMBERED_BYTES_MAX and buf[element.start : pos] in good
+            (repeated if is_known else fresh).append(element)
+        return fresh, repeated
+
+    def _learn(self, buf: bytes, repeated: list[_Read]) -> None:
+        """Neighbours that were known one by one are from now on known together."""
+        run: list[_Read] = []
+        for element in repeated:
+            if run and (element.start != run[-1].end or element.end - run[0].start > _STRETCH_BYTES_MAX):
+                self._keep(buf, run)
+                run = []
+            run.append(element)
+        if run:
+            self._keep(buf, run)
+
+    def _keep(self, buf: bytes, run: list[_Read]) -> None:
+        if len(self._stretches) > _STRETCHES_MAX:
+            self._stretches.clear()
+        raw = buf[run[0].start : run[-1].end]
+        self._stretches[raw[:4]] = _Stretch(raw, run[0].tag, run[-1].tag)
+
+    # -- bytes
+
+    def _look_through(self, payload: bytes, fresh: list[_Read]) -> set[int]:
+        """No original UID and no needle stands in these elements, each on its own, nor in the pixel data; tags whose verdict may change."""
+        head = [element for element in fresh if element.tag >> 16 != 0x7FE0]
+        joined = b"\0".join([payload[element.start : element.end] for element in head])
+        for position in self._needles.header_hits(joined):
+            raise RefusedContent("RESIDUAL_IDENTITY", "an identifying value is left in the bytes", tag=tag_text(_tag_at(head, position)))
+        if len(head) < len(fresh):
+            # Pixel data are never known: they are looked through from the first to the last byte of the output.
+            start = fresh[len(head)].value
+            for _ in self._needles.pixel_hits(payload, start):
+                raise RefusedContent("RESIDUAL_IDENTITY", "an identifying value is left in the bytes", tag=_PIXEL_TAG)
+        return set() if self._profile.has(Option.RETAIN_UIDS) else self._uids_left(head, joined)
+
+    def _uids_left(self, head: list[_Read], joined: bytes) -> set[int]:
+        """Tags of elements with a UID that is neither registered nor one of ours: a later instance may turn out to be named so."""
+        mapped: dict[str, str] = self._under.memo["uids"]
+        self._ours.update(itertools.islice(mapped.values(), len(self._ours), None))
+        unsettled: set[int] = set()
+        for match in _UID.finditer(joined):
+            uid = match.group().decode()
+            if uid in mapped:
+                raise RefusedContent("RESIDUAL_IDENTITY", "an original UID is left", tag=tag_text(_tag_at(head, match.start())))
+            if uid not in self._ours and not uid.startswith(_REGISTERED):
+                unsettled.add(_tag_at(head, match.start()))
+        return unsettled
+
+    # -- elements
+
+    def _elements(self, buf: bytes, found: list[_Read]) -> None:
+        """Each obeys the table and holds no term; `checked` knows those that did, nested ones included."""
+        checked = self._checked
+        creators: dict[int, str] = {}
+        for element in found:
+            if element.tag & 0x00010000:
                 self._private(buf, element, creators)
-            if tag >> 16 == 0x7FE0:
+            if element.tag >> 16 == 0x7FE0:
                 continue
-            key = (parent if tag & 0x00010000 or parent in (None, 0x0040A730) else None, buf[element.start : element.end])
-            if key in good:
+            raw = buf[element.start : element.end]
+            if raw in checked:
                 continue
             self._element(buf, element)
-            if len(key[1]) < 4096:
-                if len(good) > 50_000:
-                    good.clear()
-                good[key] = True
+            if len(raw) < _REMEMBERED_BYTES_MAX:
+                if len(checked) > _REMEMBERED_MAX:
+                    checked.clear()
+                checked.add(raw)
 
     def _element(self, buf: bytes, element: _Read) -> None:
         tag = element.tag
@@ -143,7 +238,7 @@ class ResidualScan:
             self._table_holds(tag, element.vr, value)
         if element.vr == "SQ":
             for start, end in _items(buf, element.value, element.end):
-                self._dataset(buf, _parse(buf, start, end), tag)
+                self._elements(buf, _parse(buf, start, end))
         elif element.vr == "UI":
             self._uids(tag, value)
         elif element.vr in ("DA", "DT"):
@@ -173,7 +268,7 @@ class ResidualScan:
         if self._profile.has(Option.RETAIN_UIDS) or load_table().action(tag, self._profile) == "K":
             return
         for part in value.decode("latin-1").strip("\0 ").split("\\"):
-            if part and not part.startswith(("2.25.", "1.2.840.10008.", "2.16.840.1.113883.6.")):
+            if part and not part.startswith(("2.25.", *_REGISTERED)):
                 raise RefusedContent("RESIDUAL_IDENTITY", "an original UID is left", tag=tag_text(tag))
 
     def _text(self, tag: int, value: bytes) -> None:
@@ -211,26 +306,31 @@ def _not_held(tag: int, why: str) -> RefusedContent:
 
 def _parse(buf: bytes, pos: int, end: int) -> list[_Read]:
     found: list[_Read] = []
-    append, new, name_of = found.append, tuple.__new__, _NAMES.get
-    unpack: Callable[..., tuple[Any, ...]] = struct.Struct("<HH2sH").unpack_from
+    last = -1
     while pos < end:
-        if end - pos < 8:
-            raise RefusedContent("TABLE_NOT_HELD", "the output does not parse")
-        group, number, vr, length = unpack(buf, pos)
-        value = pos + 8
-        if vr in _LONG:
-            length = struct.unpack_from("<I", buf, pos + 8)[0]
-            value = pos + 12
-        if length == 0xFFFFFFFF and group == 0x7FE0:
-            stop = end
-        else:
-            stop = value + length
-        name = name_of(vr)
-        if stop > end or name is None:
-            raise RefusedContent("TABLE_NOT_HELD", "the output does not parse", tag=tag_text(group << 16 | number))
-        append(new(_Read, (group << 16 | number, name, pos, value, stop)))
-        pos = stop
+        element = _read_one(buf, pos, end)
+        if element.tag <= last:
+            raise _not_held(element.tag, "elements are not in ascending order")
+        found.append(element)
+        last, pos = element.tag, element.end
     return found
+
+
+def _read_one(buf: bytes, pos: int, end: int) -> _Read:
+    if end - pos < 8:
+        raise RefusedContent("TABLE_NOT_HELD", "the output does not parse")
+    group, number, vr, length = _HEADER(buf, pos)
+    value = pos + 8
+    name = _NAMES.get(vr)
+    if vr in _LONG:
+        if end - pos < 12:
+            raise RefusedContent("TABLE_NOT_HELD", "the output does not parse")
+        length = _LENGTH(buf, pos + 8)[0]
+        value = pos + 12
+    stop = end if length == 0xFFFFFFFF and group == 0x7FE0 else value + length
+    if stop > end or name is None:
+        raise RefusedContent("TABLE_NOT_HELD", "the output does not parse", tag=tag_text(group << 16 | number))
+    return _Read(group << 16 | number, name, pos, value, stop)
 
 
 def _items(buf: bytes, pos: int, end: int) -> Iterable[tuple[int, int]]:
@@ -242,11 +342,14 @@ def _items(buf: bytes, pos: int, end: int) -> Iterable[tuple[int, int]]:
         pos += 8 + length
 
 
-def _tag_at(found: list[_Read], position: int) -> str | None:
-    for element in found:
-        if element.start <= position < element.end:
-            return tag_text(element.tag)
-    return None
+def _tag_at(joined: list[_Read], position: int) -> int:
+    """The tag of the element at `position` of these elements' bytes, joined by one byte each."""
+    end = 0
+    for element in joined:
+        end += element.end - element.start + 1
+        if position < end:
+            return element.tag
+    return 0
 
 
 def _plain(text: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from compliance.dataset_bytes import encode_element, encode_items
+from compliance.dataset_bytes import Element, Encoding, elements, encode_element, encode_items, items, text_at
 from compliance.deid_profile import DeidProfile, Option
 from compliance.element_values import json_values
 from compliance.profile_table import standard_data
@@ -41,6 +41,41 @@ def item_action(code: str, scheme: str, value_type: str, profile: DeidProfile) -
             return "K"
         return "C" if "C" in chosen.values() else "K"
     return row["basicProfile"].split("/")[0]
+
+
+def item_mode(buf: bytes, found: list[Element], encoding: Encoding, depth: int, profile: DeidProfile) -> str | None:
+    """The mode for a content item of these elements: "item:<action on its value>"; None where the item goes."""
+    value_type = text_at(buf, found, 0x0040A040) or ""
+    code, scheme = _concept(buf, found, encoding, depth)
+    action = item_action(code, scheme, value_type, profile)
+    if action == "X":
+        return None
+    if (code, scheme) == SUBJECT_AGE and not _age_is_common(buf, found, encoding, depth):
+        return None
+    return "item:" + value_action(action, value_type, profile)
+
+
+def _concept(buf: bytes, found: list[Element], encoding: Encoding, depth: int) -> tuple[str, str]:
+    for element in found:
+        if element.tag == 0x0040A043:
+            for start, end, _ in items(buf, element.value, element.end, encoding, depth, undefined=False):
+                inside = elements(buf, start, end, encoding, depth + 1)
+                code = text_at(buf, inside, 0x00080100) or text_at(buf, inside, 0x00080119) or ""
+                return code, text_at(buf, inside, 0x00080102) or ""
+    return "", ""
+
+
+def _age_is_common(buf: bytes, found: list[Element], encoding: Encoding, depth: int) -> bool:
+    """Whether a Subject Age is below 90 whatever its unit: an age of 90 and more is left out (HIPAA)."""
+    for element in found:
+        if element.tag == 0x0040A300:
+            for start, end, _ in items(buf, element.value, element.end, encoding, depth, undefined=False):
+                number = text_at(buf, elements(buf, start, end, encoding, depth + 1), 0x0040A30A) or ""
+                try:
+                    return float(number) < 90
+                except ValueError:
+                    return False
+    return True
 
 
 def value_action(item: str | None, value_type: str, profile: DeidProfile) -> str:

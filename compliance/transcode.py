@@ -9,7 +9,6 @@ Steps
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,7 +68,6 @@ class WrittenPixels:
     vr: str
     transfer_syntax_uid: str
     frames: tuple[tuple[int, int], ...]
-    digest: str
     made_interleaved: bool = False
     cleared_unused_bits: bool = False
 
@@ -99,6 +97,7 @@ def write_pixels(
 
 def _native(tag: int, vr: str, native: memoryview, shape: PixelDescription) -> WrittenPixels:
     code = vr if tag != 0x7FE00010 else ("OW" if shape.bits_allocated > 8 or vr == "OW" else "OB")
+    cleared = _native_cleared(tag, native, shape)
     padding = len(native) & 1
     if len(native) + padding > 0xFFFFFFFE:
         raise RefusedContent("PIXELS_TOO_LARGE", "more than a native element can hold", tag=_PIXEL_TAG)
@@ -108,13 +107,27 @@ def _native(tag: int, vr: str, native: memoryview, shape: PixelDescription) -> W
     else:
         length = shape.frame_bits() // 8
         places = [(len(header) + index * length, length) for index in range(shape.frames)]
-    frames = [native[offset - len(header) : offset - len(header) + length] for offset, length in places]
-    return WrittenPixels((header, native, b"\0" * padding), code, EXPLICIT_VR_LITTLE_ENDIAN, tuple(places), _digest(frames))
+    return WrittenPixels(
+        (header, cleared, b"\0" * padding), code, EXPLICIT_VR_LITTLE_ENDIAN, tuple(places), cleared_unused_bits=cleared is not native
+    )
+
+
+def _native_cleared(tag: int, native: memoryview, shape: PixelDescription) -> memoryview:
+    """`native` itself where no unused bit is set, else a copy without them."""
+    if tag != 0x7FE00010 or shape.bits_allocated not in (8, 16, 32) or shape.bits_stored == shape.bits_allocated:
+        return native
+    whole = np.frombuffer(native, _kind(shape))
+    without, changed = without_unused_bits(whole, shape)
+    return memoryview(without.tobytes()) if changed else native
+
+
+def _kind(shape: PixelDescription) -> np.dtype[np.generic]:
+    return np.dtype(("<i" if shape.is_signed else "<u") + str(shape.bits_allocated // 8))
 
 
 def _compressed(native: memoryview, shape: PixelDescription) -> WrittenPixels | None:
     length = shape.frame_bits() // 8
-    kind = np.dtype(("<i" if shape.is_signed else "<u") + str(shape.bits_allocated // 8))
+    kind = _kind(shape)
     interleave = shape.samples == 3 and shape.planar == 1
     streams: list[bytes] = []
     cleared = False
@@ -132,8 +145,8 @@ def _compressed(native: memoryview, shape: PixelDescription) -> WrittenPixels | 
         if stream is None:
             return None
         streams.append(stream)
-    pieces, places, digest = encapsulate(streams)
-    return WrittenPixels(pieces, "OB", HTJ2K_LOSSLESS, tuple(places), digest, interleave, cleared)
+    pieces, places = encapsulate(streams)
+    return WrittenPixels(pieces, "OB", HTJ2K_LOSSLESS, tuple(places), interleave, cleared)
 
 
 def _lossless(frame: NDArray[np.generic]) -> bytes | None:
@@ -180,8 +193,8 @@ def _encapsulated(buf: bytes, value: int, end: int, transfer_syntax_uid: str, sh
     streams = [b"".join(buf[start:stop] for start, stop in group) for group in groups]
     if any(len(stream) < 2 for stream in streams):
         raise RefusedContent("TRUNCATED_PIXELS", "a frame without bytes", tag=_PIXEL_TAG)
-    pieces, places, digest = encapsulate(streams)
-    return WrittenPixels(pieces, "OB", transfer_syntax_uid, tuple(places), digest)
+    pieces, places = encapsulate(streams)
+    return WrittenPixels(pieces, "OB", transfer_syntax_uid, tuple(places))
 
 
 def _frames_of(buf: bytes, table: tuple[int, int], pieces: Sequence[tuple[int, int]], frames: int) -> list[list[tuple[int, int]]]:
@@ -201,8 +214,8 @@ def _frames_of(buf: bytes, table: tuple[int, int], pieces: Sequence[tuple[int, i
     return [list(pieces[one:two]) for one, two in zip(first, [*first[1:], len(pieces)], strict=True)]
 
 
-def encapsulate(streams: Sequence[bytes]) -> tuple[tuple[bytes, ...], list[tuple[int, int]], str]:
-    """(pieces of the OB element with one fragment a frame, (offset, length) of each within it, the frames' digest); PS3.5 A.4."""
+def encapsulate(streams: Sequence[bytes]) -> tuple[tuple[bytes, ...], list[tuple[int, int]]]:
+    """(pieces of the OB element with one fragment a frame, (offset, length) of each within it); PS3.5 A.4."""
     padded = [stream + b"\0" * (len(stream) & 1) for stream in streams]
     offsets: list[int] = []
     total = 0
@@ -218,12 +231,4 @@ def encapsulate(streams: Sequence[bytes]) -> tuple[tuple[bytes, ...], list[tuple
         places.append((pos + 8, len(stream)))
         pos += 8 + len(stream)
     pieces.append(struct.pack("<HHI", 0xFFFE, 0xE0DD, 0))
-    return tuple(pieces), places, _digest(padded)
-
-
-def _digest(frames: Sequence[bytes | memoryview]) -> str:
-    state = hashlib.sha256()
-    for frame in frames:
-        state.update(len(frame).to_bytes(8, "big"))
-        state.update(frame)
-    return "sha256:" + state.hexdigest()
+    return tuple(pieces), places

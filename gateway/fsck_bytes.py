@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlmodel import Session, select
 
 from compliance.hospital import Hospital
+from compliance.instance_digest import payload_digest
 from compliance.study import Instance, Series, Study, StudyStatus, open_study_key
 from crypto.errors import IntegrityFailure, NotFound, ReadgateError
 from crypto.keys import StudyKey
@@ -32,6 +33,7 @@ class _Stored:
     place: SealedObject
     #: "sha256:..." of the payload; "" for originals and metadata, whose seal alone says that they are what was stored.
     digest: str
+    frame_table: Sequence[Sequence[int]] = ()
 
 
 def check_keys(fsck: Fsck, deep: bool) -> None:
@@ -217,8 +219,15 @@ def _open(fsck: Fsck, keys: _OpenedKeys, one: _Stored, where: str) -> None:
         fsck.report.add("payload_damaged", where)
         return
     fsck.report.checked["opened"] += 1
-    if one.digest and "sha256:" + hashlib.sha256(payload).hexdigest() != one.digest:
+    if one.digest and not _is_of(payload, one):
         fsck.report.add("payload_damaged", where)
+
+
+def _is_of(payload: bytes, one: _Stored) -> bool:
+    try:
+        return payload_digest(payload, one.frame_table) == one.digest
+    except IntegrityFailure:
+        return False
 
 
 class _OpenedKeys:
@@ -268,7 +277,7 @@ def _stored(fsck: Fsck, session: Session) -> list[_Stored]:
             fsck.report.add("row_points_nowhere", f"instance {row.sop_instance_uid}: no study {row.study_pk}")
             continue
         place = SealedObject(row.object_id, row.pack_name, row.pack_offset, row.sealed_length)
-        found.append(_Stored(f"study {study.study_instance_uid}", study.study_key_id, place, row.payload_digest))
+        found.append(_Stored(f"study {study.study_instance_uid}", study.study_key_id, place, row.payload_digest, row.frame_table))
     for series in session.exec(select(Series)).all():
         study = studies.get(series.study_pk)
         if study is None:

@@ -20,7 +20,7 @@ from compliance.deid_profile import TELEREAD, DeidProfile, profile_of
 from compliance.deidentify import deidentify
 from compliance.hospital import require_hospital
 from compliance.identified import DeidentifiedDataset, IdentifiedDataset, Pseudonymity
-from compliance.identity_terms import IdentityTerms
+from compliance.identity_terms import IdentityCollector
 from compliance.order import find_order
 from compliance.pixel_review import decisions_for
 from compliance.study import require_study
@@ -138,11 +138,12 @@ def _deidentify(app: Application, received: ReceivedStudy, rows: list[ReceivedIn
     study_key = study_key_of(app, received.received_study_pk)
     # 1. What the whole study says of persons: one instance's text is cleaned of what only another's header names.
     #    An instance whose header cannot be read holds the study: without it the identity is not known whole.
-    terms, reader = IdentityTerms(), StudyIdentityReader()
+    collector, reader = IdentityCollector(), StudyIdentityReader()
     for row in rows:
         source = original_of(app, study_key, row)
-        terms = terms.merge(IdentityTerms.from_instance(source))
+        collector.add(source)
         reader.add(source)
+    terms = collector.terms()
     identity = reader.identity()
     with app.database.transaction() as session:
         pseudonym, offset = ensure_patient(

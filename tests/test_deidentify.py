@@ -344,7 +344,7 @@ def test_scan_is_no_part_of_what_it_checks() -> None:
     under = names_for(collect_identity([source]))
     deidentify(source, under, screen=clean_screen)
     with pytest.raises(RefusedContent):
-        ResidualScan(under).check(source.payload, len(source.payload))
+        ResidualScan(under).check(source.payload)
 
 
 def test_only_deidentify_makes_the_outward_type() -> None:

@@ -60,5 +60,5 @@ def test_needles_are_found_in_pixels_at_every_alignment(offset: int) -> None:
     payload = bytes(range(256)) * 300
     for at in (offset, 30_000 + offset, len(payload) - 7 - offset):
         planted = payload[:at] + b"zORVATH" + payload[at + 7 :]
-        assert [position for position, _ in needles.hits(planted, 0)] == [at]
-    assert list(needles.hits(payload, 0)) == []
+        assert list(needles.pixel_hits(planted, 0)) == [at]
+    assert list(needles.pixel_hits(payload, 0)) == []

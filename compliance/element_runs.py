@@ -1,0 +1,144 @@
+"""The headers of a series as runs of elements that repeat byte for byte, so that a slice costs only what is new in it.
+
+Invariants
+- A run is parsed once by `dataset_bytes` and met again only where all of its bytes are: the parts of a dataset, joined, are its bytes, and
+  parsing those anew would give the same elements.
+- A run says what its bytes are, never what they mean: that depends on other elements (character set, private creator, SOP class), and
+  whoever keeps something for a run keeps it together with all that it depends on.
+- No run holds an element of the caller's `alone`, crosses one in tag order, holds public and private elements or two private groups, or is
+  out of order.
+"""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_left
+from collections.abc import Iterable
+
+from compliance.dataset_bytes import PIXEL_TAGS, Element, Encoding, element_at
+
+#: From here on overlays, curves and pixel data: never in a run.
+_ALONE_FROM = 0x50000000
+_ELEMENT_BYTES_MAX = 4096
+_RUN_BYTES_MAX = 1 << 16
+#: How the pixel data elements begin, in either byte order.
+_PIXEL_HEADS = frozenset(struct.pack(order + "HH", tag >> 16, tag & 0xFFFF) for tag in PIXEL_TAGS for order in "<>")
+#: What is kept is bounded: an enemy's study learns from nothing and is parsed element by element.
+_KEPT_BYTES_MAX = 1 << 21
+_VARYING_MAX = 20_000
+
+
+class Run:
+    """`elements` of consecutive tags from `first` to `last`, positions counted from the start of `raw`; compared by identity."""
+
+    __slots__ = ("elements", "first", "last", "raw")
+
+    def __init__(self, raw: bytes, elements: list[Element]) -> None:
+        self.raw = raw
+        self.elements = elements
+        self.first = elements[0].tag
+        self.last = elements[-1].tag
+
+
+#: A run and where it starts, or an element on its own.
+Part = tuple[Run, int] | Element
+
+
+class RunParser:
+    """Splits datasets of one encoding at their top level; each teaches it what varies in the next."""
+
+    def __init__(self, encoding: Encoding, alone: Iterable[int] = ()) -> None:
+        self.encoding = encoding
+        self._alone = frozenset(alone)
+        self._borders = sorted(self._alone)
+        self._runs: dict[bytes, Run] = {}
+        self._varying: set[int] = set()
+        self._kept_bytes = 0
+
+    def parts(self, buf: bytes, *, before_pixels: bool = False) -> list[Part]:
+        """All of `buf`, or what stands before pixel data, as parts in order. Raises RefusedContent as `dataset_bytes.elements` does."""
+        found: list[Part] = []
+        fresh: list[Element] = []
+        runs, encoding, pos, end = self._runs, self.encoding, 0, len(buf)
+        while pos < end:
+            head = buf[pos : pos + 4]
+            run = runs.get(head)
+            if run is None and before_pixels and head in _PIXEL_HEADS:
+                break
+            if run is not None:
+                if fresh:
+                    found.append(self._learned(buf, fresh))
+                    fresh = []
+                if not buf.startswith(run.raw, pos):
+                    run = self._divided(run, buf, pos)
+                if run is not None:
+                    found.append((run, pos))
+                    pos += len(run.raw)
+                continue
+            element = element_at(buf, pos, end, encoding)
+            is_alone = (
+                element.tag in self._varying
+                or element.tag in self._alone
+                or element.tag >= _ALONE_FROM
+                or element.stop - pos > _ELEMENT_BYTES_MAX
+            )
+            if fresh and (is_alone or not self._continues(fresh, element)):
+                found.append(self._learned(buf, fresh))
+                fresh = []
+            if is_alone:
+                found.append(element)
+            else:
+                fresh.append(element)
+            pos = element.stop
+        if fresh:
+            found.append(self._learned(buf, fresh))
+        return found
+
+    def _continues(self, fresh: list[Element], element: Element) -> bool:
+        last, tag = fresh[-1].tag, element.tag
+        if tag <= last or element.stop - fresh[0].start > _RUN_BYTES_MAX:
+            return False
+        if (tag | last) & 0x00010000 and tag >> 16 != last >> 16:
+            return False
+        return bisect_left(self._borders, tag) == bisect_left(self._borders, last)
+
+    def _learned(self, buf: bytes, fresh: list[Element]) -> tuple[Run, int]:
+        """The run of these elements, kept for the next dataset."""
+        start = fresh[0].start
+        run = _run(buf[start : fresh[-1].stop], fresh)
+        if self._kept_bytes > _KEPT_BYTES_MAX or len(self._varying) > _VARYING_MAX:
+            self._runs.clear()
+            self._varying.clear()
+            self._kept_bytes = 0
+        self._keep(run)
+        return run, start
+
+    def _keep(self, run: Run) -> None:
+        self._runs[run.raw[:4]] = run
+        self._kept_bytes += len(run.raw)
+
+    def _divided(self, run: Run, buf: bytes, pos: int) -> Run | None:
+        """The front of `run` that stands at `pos`, None where not even its first element does; what differs will be parsed on its own."""
+        del self._runs[run.raw[:4]]
+        self._kept_bytes -= len(run.raw)
+        count = 0
+        while buf.startswith(run.raw[: run.elements[count].stop], pos):
+            count += 1
+        self._varying.add(run.elements[count].tag)
+        if rest := run.elements[count + 1 :]:
+            self._keep(_run(run.raw[rest[0].start :], rest))
+        if not count:
+            return None
+        front = _run(run.raw[: run.elements[count - 1].stop], run.elements[:count])
+        self._keep(front)
+        return front
+
+
+def _run(raw: bytes, elements: list[Element]) -> Run:
+    start = elements[0].start
+    if start:
+        elements = [
+            Element(tag, vr, first - start, value - start, end - start, stop - start, undefined)
+            for tag, vr, first, value, end, stop, undefined in elements
+        ]
+    return Run(raw, elements)
