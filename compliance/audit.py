@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -178,37 +178,47 @@ def append(session: Session, event: AuditEvent, *, at: datetime) -> AuditReceipt
 
     The head row is locked for the rest of the transaction: appends are totally ordered, so call this late.
     """
+    (receipt,) = append_many(session, [event], at=at)
+    return receipt
+
+
+def append_many(session: Session, events: Sequence[AuditEvent], *, at: datetime) -> list[AuditReceipt]:
+    """`append` of each of `events`, in their order; the log's head is read and written once."""
     head = session.exec(select(AuditHead).where(AuditHead.head_pk == _HEAD_PK).with_for_update()).first()
     if head is None:
         head = AuditHead(head_pk=_HEAD_PK, size=0, frontier=[])
-    if len(canonical_json(dict(event.detail))) > _DETAIL_BYTES_MAX:
-        raise ValueError("an audit entry's detail is for identifiers and counts, not for documents")
-    entry = AuditEntry(
-        entry_index=head.size,
-        recorded_at=at,
-        event_id=event.event_id,
-        event_type=event.event_type,
-        action=event.action,
-        outcome=event.outcome,
-        actor=event.actor,
-        hospital_id=event.hospital_id,
-        study_instance_uid=event.study_instance_uid,
-        object_id=event.object_id,
-        decision_digest=event.decision_digest,
-        network_address=event.network_address,
-        detail=dict(event.detail),
-        sealed_body=event.sealed_body,
-        salt=secrets.token_hex(16),
-        leaf_hash="",
-    )
-    leaf = leaf_hash(leaf_bytes(entry))
-    entry.leaf_hash = leaf.hex()
-    tree = _compact(head).append(leaf)
+    tree = _compact(head)
+    receipts = []
+    for event in events:
+        if len(canonical_json(dict(event.detail))) > _DETAIL_BYTES_MAX:
+            raise ValueError("an audit entry's detail is for identifiers and counts, not for documents")
+        entry = AuditEntry(
+            entry_index=tree.size,
+            recorded_at=at,
+            event_id=event.event_id,
+            event_type=event.event_type,
+            action=event.action,
+            outcome=event.outcome,
+            actor=event.actor,
+            hospital_id=event.hospital_id,
+            study_instance_uid=event.study_instance_uid,
+            object_id=event.object_id,
+            decision_digest=event.decision_digest,
+            network_address=event.network_address,
+            detail=dict(event.detail),
+            sealed_body=event.sealed_body,
+            salt=secrets.token_hex(16),
+            leaf_hash="",
+        )
+        leaf = leaf_hash(leaf_bytes(entry))
+        entry.leaf_hash = leaf.hex()
+        tree = tree.append(leaf)
+        session.add(entry)
+        receipts.append(AuditReceipt(entry_index=entry.entry_index, leaf_hash=entry.leaf_hash))
     head.size, head.frontier = tree.size, [node.hex() for node in tree.hashes]
-    session.add(entry)
     session.add(head)
     session.flush()
-    return AuditReceipt(entry_index=entry.entry_index, leaf_hash=entry.leaf_hash)
+    return receipts
 
 
 def ensure_head(database: Database) -> None:

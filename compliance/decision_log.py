@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -16,6 +17,8 @@ from compliance.decision import Decision, decide
 from compliance.decision_clock import move_clock, require_forward_clock
 from compliance.lawbook import LawBundle
 from crypto.errors import IntegrityFailure, NotFound
+
+_PER_QUERY = 500
 
 
 class DecisionRow(SQLModel, table=True):
@@ -46,48 +49,72 @@ def decide_and_record(
     """
     require_forward_clock(session, at)
     decision = decide(facts, law)
-    reader_id = facts["reader"]["id"] if "reader" in facts else ""
-    row = session.get(DecisionRow, decision.digest)
-    if row is None:
-        session.add(
-            DecisionRow(
-                digest=decision.digest,
-                decided_at=at,
-                action=facts["action"],
-                reader_id=reader_id,
-                hospital_id=facts["origin"]["hospital"],
-                study_instance_uid=study_instance_uid,
-                outcome=decision.outcome,
-                reasons=list(decision.reasons),
-                obligations=list(decision.obligations),
-                valid_until=decision.valid_until,
-                is_alert=decision.alert,
-                document=decision.document_bytes().decode(),
-            )
-        )
-    is_allowed = decision.outcome == "ALLOW"
-    audit.append(
-        session,
-        audit.AuditEvent(
-            event_id=audit.EventId.SECURITY_ALERT,
-            event_type=audit.EventType.DECIDE,
-            action=audit.Action.EXECUTE,
-            actor=actor,
-            outcome=audit.Outcome.SUCCESS if is_allowed else audit.Outcome.SERIOUS_FAILURE,
-            hospital_id=facts["origin"]["hospital"],
-            study_instance_uid=study_instance_uid,
-            decision_digest=decision.digest,
-            detail={
-                "action": facts["action"],
-                "outcome": decision.outcome,
-                "reasons": list(decision.reasons)[:40],
-                "reader": reader_id,
-            },
-        ),
-        at=at,
-    )
-    move_clock(session, at)
+    record_decisions(session, [(facts, decision)], study_instance_uid=study_instance_uid, actor=actor, at=at)
     return decision
+
+
+def record_decisions(
+    session: Session, decided: Sequence[tuple[Mapping[str, Any], Decision]], *, study_instance_uid: str, actor: str, at: datetime
+) -> None:
+    """Each decision with the facts it was made on is on record, as `decide_and_record` leaves it; the log is written once for all.
+
+    Raises: Conflict(CLOCK_BACKWARDS).
+    """
+    if not decided:
+        return
+    require_forward_clock(session, at)
+    digests = [decision.digest for _, decision in decided]
+    standing: set[str] = set()
+    for start in range(0, len(digests), _PER_QUERY):
+        standing |= set(
+            session.exec(select(DecisionRow.digest).where(col(DecisionRow.digest).in_(digests[start : start + _PER_QUERY]))).all()
+        )
+    for facts, decision in decided:
+        if decision.digest not in standing:
+            standing.add(decision.digest)
+            session.add(_row_of(facts, decision, study_instance_uid, at))
+    audit.append_many(session, [_event_of(facts, decision, study_instance_uid, actor) for facts, decision in decided], at=at)
+    move_clock(session, at)
+
+
+def _row_of(facts: Mapping[str, Any], decision: Decision, study_instance_uid: str, at: datetime) -> DecisionRow:
+    return DecisionRow(
+        digest=decision.digest,
+        decided_at=at,
+        action=facts["action"],
+        reader_id=_reader_of(facts),
+        hospital_id=facts["origin"]["hospital"],
+        study_instance_uid=study_instance_uid,
+        outcome=decision.outcome,
+        reasons=list(decision.reasons),
+        obligations=list(decision.obligations),
+        valid_until=decision.valid_until,
+        is_alert=decision.alert,
+        document=decision.document_bytes().decode(),
+    )
+
+
+def _event_of(facts: Mapping[str, Any], decision: Decision, study_instance_uid: str, actor: str) -> audit.AuditEvent:
+    return audit.AuditEvent(
+        event_id=audit.EventId.SECURITY_ALERT,
+        event_type=audit.EventType.DECIDE,
+        action=audit.Action.EXECUTE,
+        actor=actor,
+        outcome=audit.Outcome.SUCCESS if decision.outcome == "ALLOW" else audit.Outcome.SERIOUS_FAILURE,
+        hospital_id=facts["origin"]["hospital"],
+        study_instance_uid=study_instance_uid,
+        decision_digest=decision.digest,
+        detail={
+            "action": facts["action"],
+            "outcome": decision.outcome,
+            "reasons": list(decision.reasons)[:40],
+            "reader": _reader_of(facts),
+        },
+    )
+
+
+def _reader_of(facts: Mapping[str, Any]) -> str:
+    return str(facts["reader"]["id"]) if "reader" in facts else ""
 
 
 def require_decision(session: Session, digest: str) -> DecisionRow:

@@ -6,6 +6,7 @@ stays missing (None), and the gates turn it into a reason.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -75,9 +76,19 @@ def gather_facts(
         "patient": _patient(session, hospital, study, emergency, sources),
         "payer": {"kind": study.payer_kind or hospital.payer_kind},
         "storage": {"country": study.storage_country or hospital.storage_country},
-        "reader": _reader(session, reader, employer, sources),
+        "reader": reader_facts(reader, employer, standing_credentials(session, reader.reader_id), sources),
         "login": _login(login, sources),
-        "consent": _consent(session, hospital, employer, study, reader, purpose, at, sources),
+        "consent": consent_facts(
+            standing_consents(session, hospital.hospital_id, study.patient_pseudonym),
+            hospital,
+            employer,
+            study,
+            reader,
+            purpose,
+            sop_classes_of(session, study),
+            at,
+            sources,
+        ),
         "evidence": [evidence_facts(row) for row in evidence],
         "counters": {},
         "break_glass": None,
@@ -85,7 +96,7 @@ def gather_facts(
     }
     sources["payer"] = _study_source(study) if study.payer_kind is not None else f"hospital/{hospital.hospital_id}"
     sources["storage"] = _study_source(study) if study.storage_country is not None else f"hospital/{hospital.hospital_id}"
-    sources["evidence"] = f"evidence of {hospital.hospital_id} and {employer.employer_id}"
+    sources["evidence"] = evidence_source(hospital, employer)
     if keys is not None:
         facts["counters"] = count_facts(
             session,
@@ -95,7 +106,7 @@ def gather_facts(
             patient_pseudonym=study.patient_pseudonym,
             at=at,
         )
-        sources["counters"] = f"counted_person/{hospital.hospital_id}/{employer.employer_id}"
+        sources["counters"] = counters_source(hospital, employer)
     if emergency is not None:
         facts["break_glass"] = break_glass_facts(emergency)
         sources["break_glass"] = sources["purpose"] = _emergency_source(emergency)
@@ -211,7 +222,21 @@ def _patient(
     return facts
 
 
-def _reader(session: Session, reader: Reader, employer: Employer, sources: dict[str, str]) -> dict[str, Any]:
+def evidence_source(hospital: Hospital, employer: Employer) -> str:
+    return f"evidence of {hospital.hospital_id} and {employer.employer_id}"
+
+
+def counters_source(hospital: Hospital, employer: Employer) -> str:
+    return f"counted_person/{hospital.hospital_id}/{employer.employer_id}"
+
+
+def sop_classes_of(session: Session, study: Study) -> Callable[[], frozenset[str]]:
+    """Asks for the SOP classes of the study when they are wanted: only a consent with terms of its own wants them."""
+    return lambda: frozenset(session.exec(select(Instance.sop_class_uid).where(Instance.study_pk == study.study_pk).distinct()).all())
+
+
+def reader_facts(reader: Reader, employer: Employer, credentials: Iterable[Credential], sources: dict[str, str]) -> dict[str, Any]:
+    """The reader with firm and credentials as the engine reads them; where it stands goes into `sources`."""
     sources["reader"] = f"reader/{reader.reader_id}"
     sources["reader.employer"] = f"employer/{employer.employer_id}"
     return {
@@ -226,7 +251,7 @@ def _reader(session: Session, reader: Reader, employer: Employer, sources: dict[
             "role": employer.role,
             "coc_ownership_pct": employer.coc_ownership_pct,
         },
-        "credentials": [credential_facts(row) for row in standing_credentials(session, reader.reader_id)],
+        "credentials": [credential_facts(row) for row in credentials],
     }
 
 
@@ -244,24 +269,24 @@ def _login(login: LoginSession | None, sources: dict[str, str]) -> dict[str, Any
     }
 
 
-def _consent(
-    session: Session,
+def consent_facts(
+    rows: Sequence[Consent],
     hospital: Hospital,
     employer: Employer,
     study: Study,
     reader: Reader,
     purpose: str,
+    sop_classes: Callable[[], frozenset[str]],
     at: datetime,
     sources: dict[str, str],
 ) -> dict[str, Any]:
     """Of the kinds on file the one that weighs heaviest: what the patient refused is not outweighed by what they gave."""
-    rows = standing_consents(session, hospital.hospital_id, study.patient_pseudonym)
     if not rows:
         sources["consent"] = f"hospital/{hospital.hospital_id}, {_NEVER} of the patient's own"
         return _no_consent(hospital)
     # Of equals the first, which was recorded last.
     row, consent = min(
-        ((row, _consent_by(session, row, employer, study, reader, purpose, at)) for row in rows), key=lambda pair: _severity(pair[1])
+        ((row, _consent_by(row, employer, study, reader, purpose, sop_classes, at)) for row in rows), key=lambda pair: _severity(pair[1])
     )
     sources["consent"] = f"consent/{row.consent_pk}@{instant(row.recorded_at)}"
     return consent
@@ -272,17 +297,16 @@ def _severity(consent: dict[str, Any]) -> int:
 
 
 def _consent_by(
-    session: Session, row: Consent, employer: Employer, study: Study, reader: Reader, purpose: str, at: datetime
+    row: Consent, employer: Employer, study: Study, reader: Reader, purpose: str, sop_classes: Callable[[], frozenset[str]], at: datetime
 ) -> dict[str, Any]:
     if row.terms is None or row.status != "ACTIVE":
         return _plain_consent(row)
-    uids = session.exec(select(Instance.sop_class_uid).where(Instance.study_pk == study.study_pk).distinct()).all()
     question = ConsentQuestion(
         reader_id=reader.reader_id,
         employer_id=employer.employer_id,
         purpose=purpose,
         modality=study.modality,
-        sop_classes=frozenset(uids),
+        sop_classes=sop_classes(),
         places=frozenset(country_of(place) for place in (reader.establishment, reader.residence, employer.country)),
     )
     standing = standing_of(row.terms, question, at)

@@ -32,6 +32,7 @@ from reporting.report_copy import ReportCopy
 from reporting.signed_report import public_key_fingerprint
 from reporting.verification import verify_report_pdf
 from worklist.procedure_step import State
+from worklist.routed_reader import eligible_ids, refusals_of
 from worklist.view_grant import PRIORS_MAX
 from worklist.workitem import ProcedureStep
 
@@ -172,12 +173,13 @@ class Player:
             if step is None:
                 raise IntegrityFailure("the study is not on the worklist")
             self._step_uid = step.procedure_step_uid
-            _require(self._login.principal_id in step.routing["eligible"], "the eligible reader was not found eligible")
+            eligible = eligible_ids(session, step.study_pk)
+            _require(self._login.principal_id in eligible, "the eligible reader was not found eligible")
             return {
                 "workitem": step.procedure_step_uid,
                 "due": step.expected_completion_at.isoformat(timespec="seconds"),
-                "eligible": step.routing["eligible"],
-                "refused": {reader: reasons[0] for reader, reasons in step.routing["refused"].items()},
+                "eligible": eligible,
+                "refused": {reader: reasons[0] for reader, reasons in refusals_of(session, step.study_pk).items()},
                 "decision": _decision(session, study, "ROUTE", self._login.principal_id),
                 **_entry(session, EventType.ROUTE, study=study),
             }

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse, StreamingResponse
-from sqlmodel import Session, func, select
+from sqlmodel import Session, col, func, select
 from starlette.concurrency import run_in_threadpool
 
 from compliance.jurisdiction import COUNTRIES
@@ -20,6 +20,7 @@ from gateway.request_context import DEVICE_COOKIE, SESSION_COOKIE, AnyVisitor, A
 from gateway.web.contexts import Choice, HomePage, LoginPage, Tile, Tone
 from gateway.web.rendering import render
 from worklist.procedure_step import State
+from worklist.routed_reader import ELIGIBLE, RoutedReader
 from worklist.workitem import ProcedureStep
 
 router = APIRouter()
@@ -146,9 +147,16 @@ def _worklist_state(app: Application, login_digest: str) -> tuple[object, ...] |
 def _tile(session: Session, href: str, label: str, visitor: Visitor) -> Tile:
     count = waiting(session, href, visitor)
     if href == "/worklist":
-        # Only the one column that is looked at: a list may be ten thousand steps long.
-        steps = session.exec(select(ProcedureStep.routing).where(ProcedureStep.state == State.SCHEDULED)).all()
-        count = sum(visitor.principal_id in routing.get("eligible", []) for routing in steps)
+        count = session.exec(
+            select(func.count())
+            .select_from(ProcedureStep)
+            .join(RoutedReader, col(RoutedReader.study_pk) == ProcedureStep.study_pk)
+            .where(
+                ProcedureStep.state == State.SCHEDULED,
+                RoutedReader.reader_id == visitor.principal_id,
+                RoutedReader.outcome == ELIGIBLE,
+            )
+        ).one()
     tone: Tone = "neutral"
     if count and href in _URGENT:
         tone = _URGENT[href]

@@ -14,9 +14,6 @@ from sqlmodel import Session, col, select
 
 from compliance import audit
 from compliance.credential import Employer, Reader
-from compliance.decision import decide
-from compliance.decision_log import decide_and_record
-from compliance.facts import gather_facts
 from compliance.hospital import Hospital
 from compliance.principal import Principal
 from compliance.study import Study, study_by_pk
@@ -24,10 +21,11 @@ from gateway.application import Application
 from reporting.delivery_decision import ask_waiting_deliveries_again
 from worklist.procedure_step import State
 from worklist.revocation import revoke_ended_rights
+from worklist.routed_reader import ELIGIBLE, eligible_ids, ended_by_the_calendar, forget_routing, routing_of
+from worklist.routing import ACTOR, decide_for_readers, record_routing
 from worklist.workitem import ProcedureStep, locked_step
 
 log = structlog.get_logger()
-ACTOR = "readgate/route"
 
 
 def take_effect(
@@ -71,19 +69,40 @@ def take_effect_of_evidence(app: Application, parties: Collection[str]) -> None:
     take_effect(app, reader_ids=list(readers) if has_firm else None, hospital_ids=list(hospitals) or None)
 
 
+def route_what_the_calendar_ended(app: Application) -> int:
+    """Waiting studies for which what routing decided stands no longer, by the mere passing of time, are decided anew; how many.
+
+    Raises: TemporarilyUnable.
+    """
+    now = app.now()
+    with app.database.reading() as session:
+        waiting = session.exec(
+            select(ProcedureStep.study_pk, ProcedureStep.procedure_step_uid).where(
+                ProcedureStep.state == State.SCHEDULED, col(ProcedureStep.is_addendum).is_(False)
+            )
+        ).all()
+        steps = dict(waiting)
+        ended = ended_by_the_calendar(session, steps, now=now)
+    for study_pk, reader_ids in ended.items():
+        with app.database.transaction() as session:
+            _route_again(app, session, locked_step(session, steps[study_pk]), reader_ids, now)
+    return len(ended)
+
+
 def _differs(app: Application, session: Session, step: ProcedureStep | None, reader_ids: Collection[str] | None, now: datetime) -> bool:
     if step is None:
         return False
-    study = study_by_pk(session, step.study_pk)
-    for reader, is_active in _readers(session, reader_ids):
-        reasons = None
-        if is_active:
-            decision = decide(gather_facts(session, action="ROUTE", study=study, reader=reader, login=None, at=now, keys=app.keys), app.law)
-            reasons = None if decision.outcome == "ALLOW" else list(decision.reasons)
-        is_listed = reader.reader_id in step.routing.get("eligible", [])
-        if is_listed != (is_active and reasons is None) or (
-            reasons is not None and reasons != step.routing["refused"].get(reader.reader_id)
-        ):
+    study, readers = study_by_pk(session, step.study_pk), _readers(session, reader_ids)
+    standing = routing_of(session, step.study_pk)
+    if any(reader.reader_id in standing for reader, is_active in readers if not is_active):
+        return True
+    active = [reader for reader, is_active in readers if is_active]
+    for facts, decision in decide_for_readers(session, app.law, study, active, now=now, keys=app.keys):
+        row = standing.get(str(facts["reader"]["id"]))
+        reasons = [] if decision.outcome == ELIGIBLE else list(decision.reasons)
+        if row is None or (row.outcome, row.reasons) != (decision.outcome, reasons):
+            return True
+        if row.valid_until is not None and (row.valid_until <= now or (decision.valid_until or row.valid_until) < row.valid_until):
             return True
     return False
 
@@ -92,22 +111,13 @@ def _route_again(app: Application, session: Session, step: ProcedureStep, reader
     if step.state != State.SCHEDULED:
         return
     study = study_by_pk(session, step.study_pk)
-    eligible, refused = set(step.routing.get("eligible", [])), dict(step.routing.get("refused", {}))
-    before = sorted(eligible)
-    for reader, is_active in _readers(session, reader_ids):
-        eligible.discard(reader.reader_id)
-        refused.pop(reader.reader_id, None)
-        if not is_active:
-            continue
-        facts = gather_facts(session, action="ROUTE", study=study, reader=reader, login=None, at=now, keys=app.keys)
-        decision = decide_and_record(session, app.law, facts, study_instance_uid=study.study_instance_uid, actor=ACTOR, at=now)
-        if decision.outcome == "ALLOW":
-            eligible.add(reader.reader_id)
-        else:
-            refused[reader.reader_id] = list(decision.reasons)
-    step.routing = {**step.routing, "eligible": sorted(eligible), "refused": refused}
-    session.add(step)
-    session.flush()
+    before = len(eligible_ids(session, step.study_pk))
+    readers = _readers(session, reader_ids)
+    forget_routing(session, step.study_pk, [reader.reader_id for reader, is_active in readers if not is_active])
+    active = [reader for reader, is_active in readers if is_active]
+    record_routing(session, app.law, study, decide_for_readers(session, app.law, study, active, now=now, keys=app.keys), now=now)
+    standing = routing_of(session, step.study_pk).values()
+    eligible = sum(row.outcome == ELIGIBLE for row in standing)
     audit.append(
         session,
         audit.AuditEvent(
@@ -118,11 +128,11 @@ def _route_again(app: Application, session: Session, step: ProcedureStep, reader
             hospital_id=step.hospital_id,
             study_instance_uid=study.study_instance_uid,
             object_id=step.procedure_step_uid,
-            detail={"eligible": len(eligible), "refused": len(refused), "before": len(before)},
+            detail={"eligible": eligible, "refused": len(standing) - eligible, "before": before},
         ),
         at=now,
     )
-    log.info("study_routed_again", procedure_step_uid=step.procedure_step_uid, eligible=len(eligible))
+    log.info("study_routed_again", procedure_step_uid=step.procedure_step_uid, eligible=eligible)
 
 
 def _readers(session: Session, reader_ids: Collection[str] | None) -> list[tuple[Reader, bool]]:

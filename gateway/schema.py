@@ -37,6 +37,7 @@ import gateway.unsettled_packs
 import reporting.delivery_queue
 import reporting.report
 import reporting.report_copy
+import worklist.routed_reader
 import worklist.view_grant
 import worklist.workitem
 from compliance.audit import ensure_head
@@ -72,6 +73,7 @@ _OWNERS = (
     reporting.delivery_queue,
     reporting.report,
     reporting.report_copy,
+    worklist.routed_reader,
     worklist.view_grant,
     worklist.workitem,
 )

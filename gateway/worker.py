@@ -32,6 +32,7 @@ from gateway.processing import ACTOR, archive_originals, deidentify_study, route
 from gateway.received import ReceivedState, ReceivedStudy, locked_received_study, unarchived_segments
 from gateway.received_usage import recount
 from gateway.register_changes import follow_registers
+from gateway.register_effects import route_what_the_calendar_ended
 from gateway.spool_index import SpoolIndex
 from gateway.study_attempts import StudyAttempt, StudyAttempts, Turn
 from gateway.unsettled_packs import reclaim_packs
@@ -155,6 +156,7 @@ class Worker:
                 REVOCATION_SECONDS,
             ),
             _Duty("follow_registers", lambda: follow_registers(app), poll),
+            _Duty("route_by_calendar", lambda: route_what_the_calendar_ended(app), STRANDED_SECONDS),
             _Duty("remind", self.remind, REMINDER_SECONDS),
             _Duty("checkpoint", lambda: keep_checkpoint(app.database, app.log_signer, now=app.now()), CHECKPOINT_SECONDS),
             _Duty("sweep_spool", self.sweep_spool, SPOOL_SWEEP_SECONDS),

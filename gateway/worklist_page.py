@@ -27,6 +27,7 @@ from gateway.reason_words import reason_sentence
 from gateway.web.contexts import Choice, Paging, Reason, Shell, Tone, WorklistFilters, WorklistPage, WorklistRow
 from reporting.report import newest_draft_of_reader
 from worklist.procedure_step import State
+from worklist.routed_reader import ELIGIBLE, RoutedReader, is_eligible
 from worklist.workitem import ProcedureStep, require_step
 
 ROWS_PER_PAGE = 25
@@ -105,7 +106,8 @@ def row_of(session: Session, app: Application, reader: Visitor, step: ProcedureS
             reasons = tuple(Reason(code=code, text=reason_sentence(code)) for code in decision.reasons)
     status, tone = _status(session, reader, step, study, can_claim)
     if is_told is None:
-        is_told = _may_be_told(step, reader) and (step.state != State.SCHEDULED or can_claim)
+        may_be_told = is_mine or is_eligible(session, step.study_pk, reader.principal_id)
+        is_told = may_be_told and (step.state != State.SCHEDULED or can_claim)
     if not is_told:
         return _untold_row(step, study, status, tone, reasons)
     return WorklistRow(
@@ -156,9 +158,9 @@ def _untold_row(step: ProcedureStep, study: Study, status: str, tone: Tone, reas
     )
 
 
-def _may_be_told(step: ProcedureStep | _Line, reader: Visitor) -> bool:
+def _may_be_told(line: _Line, reader: Visitor) -> bool:
     """Whether the routing found this reader eligible, or the step is theirs: others learn nothing of patient and hospital."""
-    return step.claiming_reader_id == reader.principal_id or reader.principal_id in step.routing.get("eligible", [])
+    return line.claiming_reader_id == reader.principal_id or line.routed == ELIGIBLE
 
 
 @dataclass(frozen=True)
@@ -173,26 +175,31 @@ class _Line:
     expected_completion_at: datetime
     claiming_reader_id: str | None
     is_addendum: bool
-    routing: Mapping[str, Any]
     modality: str
     description: str
     body_part: str | None
     patient_pseudonym: str
     accession_pseudonym: str
+    #: What routing decided about this reader; None where nobody was asked about them.
+    routed: str | None
 
 
 def _matching(session: Session, reader: Visitor, filters: WorklistFilters) -> list[_Line]:
     states = {"": [State.SCHEDULED, State.IN_PROGRESS], "mine": [State.IN_PROGRESS], "done": [State.COMPLETED]}.get(
         filters.state, [State.SCHEDULED]
     )
+    columns: list[Any] = [getattr(ProcedureStep, name) for name in _STEP_COLUMNS]
+    columns += [getattr(Study, name) for name in _STUDY_COLUMNS]
+    columns.append(RoutedReader.outcome)
     query = (
-        # More columns than the typed forms of select take.
-        sqlalchemy.select(
-            *(getattr(ProcedureStep, name) for name in _STEP_COLUMNS),
-            *(getattr(Study, name) for name in _STUDY_COLUMNS),
-        )
+        sqlalchemy.select(*columns)
         .join(Study, col(Study.study_pk) == ProcedureStep.study_pk)
+        # What was routed to this reader, and nothing of what was to others.
+        .outerjoin(
+            RoutedReader, (col(RoutedReader.study_pk) == ProcedureStep.study_pk) & (col(RoutedReader.reader_id) == reader.principal_id)
+        )
         .where(col(ProcedureStep.state).in_(states))
+        .where(_is_listed(reader, filters.state))
     )
     if filters.state in ("mine", "done"):
         query = query.where(col(ProcedureStep.claiming_reader_id) == reader.principal_id)
@@ -206,8 +213,6 @@ def _matching(session: Session, reader: Visitor, filters: WorklistFilters) -> li
     listed = []
     for row in session.connection().execute(query):
         line = _Line(*row)
-        if not _is_listed(line, reader, filters.state):
-            continue
         told = (line.description, line.body_part or "", line.patient_pseudonym, line.accession_pseudonym)
         # A search must not tell what the row does not: without being told, nothing matches and nothing is filtered by hospital.
         if _may_be_told(line, reader):
@@ -232,18 +237,16 @@ _STEP_COLUMNS = (
     "expected_completion_at",
     "claiming_reader_id",
     "is_addendum",
-    "routing",
 )
 _STUDY_COLUMNS = ("modality", "description", "body_part", "patient_pseudonym", "accession_pseudonym")
 
 
-def _is_listed(line: _Line, reader: Visitor, state: str) -> bool:
-    if line.claiming_reader_id == reader.principal_id:
-        return True
-    if line.state != State.SCHEDULED or line.is_addendum:
-        return False
-    is_eligible = reader.principal_id in line.routing.get("eligible", [])
-    return not is_eligible if state == "refused" else is_eligible
+def _is_listed(reader: Visitor, state: str) -> sqlalchemy.ColumnElement[bool]:
+    """What is the reader's own, and what waits and was routed to them; under "refused" what waits and was not."""
+    outcome = col(RoutedReader.outcome)
+    is_routed = outcome.is_distinct_from(ELIGIBLE) if state == "refused" else outcome == ELIGIBLE
+    is_waiting = (col(ProcedureStep.state) == State.SCHEDULED) & col(ProcedureStep.is_addendum).is_(False)
+    return (col(ProcedureStep.claiming_reader_id) == reader.principal_id) | (is_waiting & is_routed)
 
 
 def _status(session: Session, reader: Visitor, step: ProcedureStep, study: Study, can_claim: bool) -> tuple[str, Tone]:

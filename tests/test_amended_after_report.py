@@ -18,6 +18,7 @@ from tests.gateway_site import GatewaySite, gateway_site
 from tests.signing_desk import Desk, chain_of, step_of, steps_of
 from worklist.claim import expire_leases
 from worklist.procedure_step import State
+from worklist.routed_reader import eligible_ids
 from worklist.routing import route
 from worklist.workitem import ProcedureStep
 
@@ -124,4 +125,5 @@ def test_addendum_that_nobody_began_to_write_becomes_a_step_for_every_reader(sit
         session.add(begun)
     _more_images(site)
     step = step_of(site, addendum_uid)
-    assert (step.is_addendum, step.amendment, step.routing["eligible"]) == (False, 1, ["r1"])
+    with site.app.database.reading() as session:
+        assert (step.is_addendum, step.amendment, eligible_ids(session, step.study_pk)) == (False, 1, ["r1"])

@@ -34,6 +34,7 @@ from tests.signing_desk import (
     steps_of,
 )
 from worklist.procedure_step import State, WorkitemCode
+from worklist.routed_reader import eligible_ids
 from worklist.view_grant import ViewGrant, open_view
 from worklist.workitem import ProcedureStep
 
@@ -316,7 +317,8 @@ def test_reader_who_may_only_report_preliminarily_hands_the_study_on(site: Gatew
         study = require_study(session, study_uid)
         assert session.exec(select(ReceivedStudy.state).where(ReceivedStudy.study_instance_uid == study_uid)).one() == "AVAILABLE"
     (step,) = _steps_of_study(site, study.study_pk)
-    assert step.routing["eligible"] == ["r2", "r5"]
+    with site.app.database.reading() as session:
+        assert eligible_ids(session, step.study_pk) == ["r2", "r5"]
     step_uid = abroad.claim(step.procedure_step_uid)
     abroad.save(step_uid)
     with pytest.raises(NotAllowed) as refused:

@@ -15,6 +15,7 @@ from compliance.credential import Consent, Credential, standing_credentials
 from gateway.register_note import open_reason
 from tests.gateway_site import PAGE, GatewaySite, gateway_site
 from worklist.procedure_step import State
+from worklist.routed_reader import eligible_ids
 from worklist.workitem import require_step
 
 
@@ -39,7 +40,7 @@ def credential(site: GatewaySite, reader_id: str, kind: str) -> int:
 
 def eligible(site: GatewaySite) -> list[str]:
     with site.app.database.reading() as session:
-        return list(require_step(session, site.step_uid).routing["eligible"])
+        return eligible_ids(session, require_step(session, site.step_uid).study_pk)
 
 
 def licence_form(site: GatewaySite, reader_id: str, **changed: str) -> dict[str, str]:

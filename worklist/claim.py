@@ -303,7 +303,6 @@ def successor_of(step: ProcedureStep, procedure_step_uid: str, *, now: datetime)
         amendment=step.amendment,
         predecessor_uid=step.procedure_step_uid,
         is_final_required=step.is_final_required,
-        routing=step.routing,
     )
 
 

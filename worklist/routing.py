@@ -6,22 +6,25 @@ entry stands, in one transaction. Calling it again for the same study changes no
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlmodel import Session, col, select
 
 from compliance import audit
 from compliance.credential import Reader
-from compliance.decision_log import decide_and_record
-from compliance.facts import gather_facts
+from compliance.decision import Decision, decide_many
+from compliance.decision_log import record_decisions
 from compliance.hospital import require_hospital
 from compliance.lawbook import LawBundle
 from compliance.principal import Principal
+from compliance.route_facts import gather_route_facts
 from compliance.study import Study
 from crypto.keys import KeyStore
 from worklist.procedure_step import State, WorkitemCode
+from worklist.routed_reader import ELIGIBLE, eligible_ids, forget_routing, keep_routing, refusals_of, routing_of
 from worklist.workitem import ProcedureStep, locked_open_steps
 
 #: Where a hospital names no turnaround for a priority.
@@ -60,16 +63,15 @@ def route(
         return Routing(
             standing.procedure_step_uid,
             standing.expected_completion_at,
-            list(standing.routing.get("eligible", [])),
-            dict(standing.routing.get("refused", {})),
+            eligible_ids(session, study.study_pk),
+            refusals_of(session, study.study_pk),
             is_new=False,
         )
     eligible, refused = decide_for_all(session, law, study, now=now, keys=keys)
     due_at = (now if standing is not None else study.completed_at) + timedelta(minutes=_turnaround_minutes(session, study))
-    routing = {"eligible": eligible, "refused": refused}
     if open_steps:
         step, is_new = open_steps[0], False
-        step.amendment, step.routing = study.amendment, routing
+        step.amendment = study.amendment
         if step.is_addendum and step.state == State.SCHEDULED:
             step.is_addendum, step.expected_completion_at = False, due_at
     else:
@@ -84,7 +86,6 @@ def route(
             scheduled_at=now,
             expected_completion_at=due_at,
             amendment=study.amendment,
-            routing=routing,
         )
     session.add(step)
     session.flush()
@@ -108,23 +109,38 @@ def route(
 def decide_for_all(
     session: Session, law: LawBundle, study: Study, *, now: datetime, keys: KeyStore | None = None
 ) -> tuple[list[str], dict[str, list[str]]]:
-    """(readers who may read the study, reasons for each who may not); each decision is recorded."""
-    eligible: list[str] = []
-    refused: dict[str, list[str]] = {}
+    """(readers who may read the study, reasons for each who may not); each decision is recorded, and stands in routed_reader."""
     readers = session.exec(
         select(Reader)
         .join(Principal, col(Principal.principal_id) == Reader.reader_id)
         .where(Principal.is_active)
         .order_by(col(Reader.reader_id))
     ).all()
-    for reader in readers:
-        facts = gather_facts(session, action="ROUTE", study=study, reader=reader, login=None, at=now, keys=keys)
-        decision = decide_and_record(session, law, facts, study_instance_uid=study.study_instance_uid, actor=ACTOR, at=now)
-        if decision.outcome == "ALLOW":
-            eligible.append(reader.reader_id)
-        else:
-            refused[reader.reader_id] = list(decision.reasons)
+    decided = decide_for_readers(session, law, study, readers, now=now, keys=keys)
+    assert study.study_pk is not None
+    gone = routing_of(session, study.study_pk).keys() - {reader.reader_id for reader in readers}
+    forget_routing(session, study.study_pk, sorted(gone))
+    record_routing(session, law, study, decided, now=now)
+    eligible = [str(facts["reader"]["id"]) for facts, decision in decided if decision.outcome == ELIGIBLE]
+    refused = {str(facts["reader"]["id"]): list(decision.reasons) for facts, decision in decided if decision.outcome != ELIGIBLE}
     return eligible, refused
+
+
+def decide_for_readers(
+    session: Session, law: LawBundle, study: Study, readers: Sequence[Reader], *, now: datetime, keys: KeyStore | None = None
+) -> list[tuple[dict[str, Any], Decision]]:
+    """(facts, decision) on offering the study to each of `readers`; nothing is recorded."""
+    documents = gather_route_facts(session, study, readers, at=now, keys=keys)
+    return list(zip(documents, decide_many(documents, law), strict=True))
+
+
+def record_routing(
+    session: Session, law: LawBundle, study: Study, decided: Sequence[tuple[dict[str, Any], Decision]], *, now: datetime
+) -> None:
+    """The decisions are on record, and are what stands about these readers and this study. Raises: Conflict(CLOCK_BACKWARDS)."""
+    assert study.study_pk is not None
+    keep_routing(session, law, study.study_pk, decided, at=now)
+    record_decisions(session, decided, study_instance_uid=study.study_instance_uid, actor=ACTOR, at=now)
 
 
 def _turnaround_minutes(session: Session, study: Study) -> int:

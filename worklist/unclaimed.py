@@ -16,6 +16,7 @@ from compliance.principal import LoginSession, is_live
 from compliance.privacy_review import REVIEW_OVERDUE, overdue_review
 from worklist.claim import OPEN_CLAIMS_MAX
 from worklist.procedure_step import State
+from worklist.routed_reader import eligible_ids, refusals_of
 from worklist.workitem import ProcedureStep, held_steps
 
 #: What stops a reader who may read the study.
@@ -61,10 +62,10 @@ def why_unclaimed(session: Session, study_pk: int, *, now: datetime) -> Unclaime
     ).first()
     if step is None:
         return None
-    eligible = [str(reader_id) for reader_id in step.routing.get("eligible", [])]
+    eligible = eligible_ids(session, step.study_pk)
     obstacles = {reader_id: _obstacle(session, reader_id, now) for reader_id in eligible}
     stops: Counter[str] = Counter()
-    for reasons in step.routing.get("refused", {}).values():
+    for reasons in refusals_of(session, step.study_pk).values():
         stops.update(set(reasons))
     return Unclaimed(
         procedure_step_uid=step.procedure_step_uid,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import JSON, Column
 from sqlmodel import Field, Session, SQLModel, col, select
@@ -48,7 +47,6 @@ class ProcedureStep(SQLModel, table=True):
     is_final_required: bool = False
     #: Begun by the reader of a final report to add to it or correct it.
     is_addendum: bool = False
-    routing: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
 
 
 def transaction_uid_digest(transaction_uid: str) -> str:

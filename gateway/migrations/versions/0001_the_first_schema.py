@@ -590,6 +590,7 @@ def upgrade() -> None:
     op.create_table('received_order',
     sa.Column('received_study_pk', sa.Integer(), nullable=False),
     sa.Column('order_lookup', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('joined_at', compliance.database.UtcDateTime(timezone=True), nullable=True),
     sa.ForeignKeyConstraint(['received_study_pk'], ['received_study.received_study_pk'], name=op.f('fk_received_order_received_study_pk_received_study')),
     sa.PrimaryKeyConstraint('received_study_pk', name=op.f('pk_received_order'))
     )
@@ -777,7 +778,6 @@ def upgrade() -> None:
     sa.Column('obligations', sa.JSON(), nullable=False),
     sa.Column('is_final_required', sa.Boolean(), nullable=False),
     sa.Column('is_addendum', sa.Boolean(), nullable=False),
-    sa.Column('routing', sa.JSON(), nullable=False),
     sa.ForeignKeyConstraint(['claiming_reader_id'], ['reader.reader_id'], name=op.f('fk_procedure_step_claiming_reader_id_reader')),
     sa.ForeignKeyConstraint(['hospital_id'], ['hospital.hospital_id'], name=op.f('fk_procedure_step_hospital_id_hospital')),
     sa.ForeignKeyConstraint(['study_pk'], ['study.study_pk'], name=op.f('fk_procedure_step_study_pk_study')),
@@ -790,6 +790,22 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f('ix_procedure_step_lease_expires_at'), ['lease_expires_at'], unique=False)
         batch_op.create_index(batch_op.f('ix_procedure_step_state'), ['state'], unique=False)
         batch_op.create_index(batch_op.f('ix_procedure_step_study_pk'), ['study_pk'], unique=False)
+
+    op.create_table('routed_reader',
+    sa.Column('study_pk', sa.Integer(), nullable=False),
+    sa.Column('reader_id', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('outcome', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('reasons', sa.JSON(), nullable=False),
+    sa.Column('valid_until', compliance.database.UtcDateTime(timezone=True), nullable=True),
+    sa.Column('decision_digest', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+    sa.Column('decided_at', compliance.database.UtcDateTime(timezone=True), nullable=False),
+    sa.ForeignKeyConstraint(['reader_id'], ['reader.reader_id'], name=op.f('fk_routed_reader_reader_id_reader')),
+    sa.ForeignKeyConstraint(['study_pk'], ['study.study_pk'], name=op.f('fk_routed_reader_study_pk_study')),
+    sa.PrimaryKeyConstraint('study_pk', 'reader_id', name=op.f('pk_routed_reader'))
+    )
+    with op.batch_alter_table('routed_reader', schema=None) as batch_op:
+        batch_op.create_index('ix_routed_reader_list', ['reader_id', 'outcome', 'study_pk'], unique=False)
+        batch_op.create_index(batch_op.f('ix_routed_reader_valid_until'), ['valid_until'], unique=False)
 
     op.create_table('report',
     sa.Column('report_uid', sqlmodel.sql.sqltypes.AutoString(length=64), nullable=False),
@@ -926,6 +942,11 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f('ix_report_hospital_id'))
 
     op.drop_table('report')
+    with op.batch_alter_table('routed_reader', schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f('ix_routed_reader_valid_until'))
+        batch_op.drop_index('ix_routed_reader_list')
+
+    op.drop_table('routed_reader')
     with op.batch_alter_table('procedure_step', schema=None) as batch_op:
         batch_op.drop_index(batch_op.f('ix_procedure_step_study_pk'))
         batch_op.drop_index(batch_op.f('ix_procedure_step_state'))
