@@ -1,4 +1,4 @@
-"""`readgate import`, `quarantine` and `deliveries`: what comes in by file, what waits for a person, what has not gone out."""
+"""`readgate import`, `expect`, `quarantine`, `deliveries`: what comes in by file, what is to come, what waits for a person or to go out."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ Note = Annotated[str, typer.Option("--note", help="Why, for the record; no names
 def mount(app: typer.Typer) -> None:
     """Adds `import`, `quarantine` and `deliveries` to `app`."""
     app.command("import")(import_command)
+    app.command("expect")(expect_command)
     app.add_typer(quarantine_app)
     app.add_typer(deliveries_app)
 
@@ -44,6 +45,28 @@ def import_command(
         for reason, count in sorted(result.refused.items()):
             typer.echo(f"{count} refused: {reason}", err=True)
     raise typer.Exit(0 if result.received and not result.refused else 1 if result.received or result.refused else 2)
+
+
+def expect_command(
+    count: Annotated[int, typer.Argument(metavar="COUNT", help="How many images the study will have.")],
+    hospital: Annotated[str, typer.Option("--hospital", help="Whose study it is.")],
+    study: Annotated[str, typer.Option("--study", help="Its Study Instance UID, as the hospital knows it.")] = "",
+    accession: Annotated[str, typer.Option("--accession", help="Or the accession number of its order.")] = "",
+    data: DataOption = DEFAULT_DATA,
+    as_json: JsonOption = False,
+) -> None:
+    """Say how many images a study will have: once they are there it is processed without any quiet time."""
+    from compliance.hospital import require_hospital
+    from gateway.expected_instances import expect_instances
+
+    with deployment(data) as app:
+        with app.database.reading() as session:
+            require_hospital(session, hospital)
+        there = expect_instances(app, hospital, count, actor=actor(), study_instance_uid=study, accession_number=accession)
+    if as_json:
+        print_json({"expected": count, "received": there})
+        return
+    typer.echo(f"{count} expected; " + ("nothing of it has come yet" if there is None else f"{there} have come"))
 
 
 @quarantine_app.command("list")

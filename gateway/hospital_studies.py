@@ -240,6 +240,8 @@ def _row(row: ReceivedStudy, study: Study | None, identity: _Identity, life: Stu
         deliveries=life.deliveries,
         report_href=f"/studies/{row.received_study_pk}/report.pdf" if life.copy_label else None,
         report_label=life.copy_label,
+        is_arriving=row.state == ReceivedState.RECEIVING,
+        expected_count=life.expected_count,
         deid_href=f"/studies/{row.received_study_pk}/deidentification" if study is not None else None,
         shows_face=study is not None and "RECOGNIZABLE_VISUAL_FEATURES" in study.deidentification.get("flags", ()),
     )

@@ -37,6 +37,8 @@ class ReceivedOrder(SQLModel, table=True):
     __tablename__ = "received_order"
     received_study_pk: int = Field(foreign_key="received_study.received_study_pk", primary_key=True)
     order_lookup: str = Field(index=True)
+    #: When the order that the study carries was received; None while it carries none.
+    joined_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
 
 
 class PeerAddress(SQLModel, table=True):

@@ -58,7 +58,8 @@ EVENT_WORDS: Mapping[str, str] = {
     audit.EventType.KEY_ROTATED: "Key rotated",
     audit.EventType.SHRED: "Study deleted",
     audit.EventType.REFUSED: "Refused",
-    audit.EventType.AMENDED: "Images added",
+    audit.EventType.AMENDED: "Images or order added",
+    audit.EventType.REMIND: "Reminded",
     audit.EventType.LOG_READ: "Log read",
     audit.EventType.LOG_VERIFIED: "Log verified",
 }

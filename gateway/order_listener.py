@@ -21,6 +21,7 @@ from compliance.order import file_order
 from crypto.errors import BadInput, ReadgateError, RefusedContent, TemporarilyUnable
 from gateway.application import Application
 from gateway.config import OrdersSettings
+from gateway.expected_instances import note_order_expects
 from reporting.mllp import frame, unframe
 from reporting.order_message import Order, parse_order
 from reporting.oru import acknowledgement
@@ -124,16 +125,19 @@ def answer_order(app: Application, hospital_id: str, message: bytes) -> bytes:
     try:
         order = parse_order(message)
         with app.database.transaction() as session:
-            file_order(
+            expected = int(order.expected_instances) if order.expected_instances else None
+            filed = file_order(
                 session,
                 app.keys,
                 hospital_id,
                 order.accession_number,
                 order_document(order),
                 priority=_PRIORITIES.get(order.priority, "MEDIUM"),
-                expected_instances=None,
+                expected_instances=expected,
                 now=now,
             )
+            if expected is not None:
+                note_order_expects(session, filed)
             audit.append(
                 session,
                 audit.AuditEvent(
@@ -142,7 +146,7 @@ def answer_order(app: Application, hospital_id: str, message: bytes) -> bytes:
                     action=audit.Action.CREATE,
                     actor=ACTOR,
                     hospital_id=hospital_id,
-                    detail={"message": order.message_type, "priority": order.priority},
+                    detail={"message": order.message_type, "priority": order.priority, "expected": expected},
                 ),
                 at=now,
             )

@@ -14,8 +14,9 @@ from fastapi.responses import RedirectResponse
 from compliance import audit
 from compliance.principal import Role
 from compliance.study import open_study_key, require_study
-from crypto.errors import NotFound
+from crypto.errors import BadInput, NotFound
 from gateway.application import Application
+from gateway.expected_instances import expect_instances_of
 from gateway.hospital_studies import STATES, STUDIES_PER_PAGE, find_studies, own_received_study
 from gateway.login import Visitor
 from gateway.page_shell import paging_of, shell_of
@@ -108,6 +109,20 @@ def download_report(app: App, staff: Staff, study_key: str) -> Response:
         "Content-Security-Policy": "default-src 'none'; sandbox",
     }
     return Response(pdf, media_type="application/pdf", headers=headers)
+
+
+@router.post("/studies/{study_key}/expected")
+def expect_images(app: App, staff: Staff, form: PostedForm, study_key: str) -> Response:
+    """How many images the study will have; once they are there it is processed without any quiet time."""
+    expected = form.get("expected", "").strip()
+    if not (expected.isascii() and expected.isdigit() and len(expected) < 8):
+        raise BadInput("the number of images is a whole number")
+    with app.database.reading() as session:
+        received = own_received_study(session, staff, study_key)
+    if received is None:
+        raise NotFound("no such study")
+    expect_instances_of(app, received.hospital_id, received.study_lookup, int(expected), actor=staff.principal_id, by="study")
+    return RedirectResponse("/studies", status_code=303)
 
 
 @router.post("/deliveries/{delivery_id}/release")

@@ -50,7 +50,7 @@ def preview(app: App, reader: ReaderVisitor, procedure_step_uid: str) -> Respons
     warnings = [*found, "Nothing is written yet."] if draft.version == 0 else list(found)
     warnings += said_of(study)
     if step.amendment:
-        warnings.append("Images were added to this study after it was routed. Look at them before you sign.")
+        warnings.append("Images or an order were added to this study after it was routed. Look at both before you sign.")
     return render(
         "sign_preview.html.j2",
         SignPreview(

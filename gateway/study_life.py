@@ -14,8 +14,9 @@ from compliance.quarantine import QuarantineItem, QuarantineState
 from compliance.study import Study, StudyStatus
 from gateway.application import Application
 from gateway.delivery_rows import delivery_rows, is_denied
+from gateway.expected_instances import expected_of
 from gateway.reading_desk import KIND_WORDS
-from gateway.reason_words import counted_reasons, reason_sentence
+from gateway.reason_words import counted_reasons, held_words, reason_sentence
 from gateway.received import ReceivedState, ReceivedStudy
 from gateway.web.contexts import Reason, Tone
 from gateway.web.contexts_oversight import DeliveryRow, LifeStep
@@ -24,7 +25,6 @@ from reporting.delivery_queue import Delivery, DeliveryState
 from reporting.report import Report, ReportDraft
 from reporting.report_copy import ReportCopy
 from worklist.procedure_step import State
-from worklist.routed_reader import eligible_ids, has_eligible, refusals_of
 from worklist.view_grant import ViewGrant
 from worklist.workitem import ProcedureStep
 
@@ -40,6 +40,8 @@ class StudyLife:
     eligible_reader_count: int | None = None
     unclaimed_reasons: tuple[Reason, ...] = ()
     deliveries: tuple[DeliveryRow, ...] = ()
+    #: How many images the hospital said there are; None where it said nothing.
+    expected_count: int | None = None
     #: "Final report (PDF)", or "" while there is no copy.
     copy_label: str = ""
 
@@ -144,24 +146,26 @@ def _life(
     held: QuarantineItem | None,
     names: Mapping[str, str],
 ) -> StudyLife:
-    status, tone = _status(session, app, row, study, trace)
+    status, tone = _status(app, row, study, trace)
+    expected = expected_of(session, row)
     step = trace.open_step
     is_waiting = step is not None and step.state == State.SCHEDULED
-    refused: dict[str, Any] = dict(refusals_of(session, step.study_pk)) if step is not None and is_waiting else {}
+    refused: dict[str, Any] = dict(step.routing.get("refused", {})) if step is not None and is_waiting else {}
     copied = [report for report in trace.reports if report.report_uid in trace.copied]
     return StudyLife(
         status=status,
         tone=tone,
-        steps=_steps(row, study, trace, held, names),
+        steps=_steps(row, study, trace, held, names, expected),
+        expected_count=expected,
         due_at=step.expected_completion_at if step is not None else None,
-        eligible_reader_count=len(eligible_ids(session, step.study_pk)) if step is not None and is_waiting else None,
+        eligible_reader_count=len(step.routing.get("eligible", [])) if step is not None and is_waiting else None,
         unclaimed_reasons=counted_reasons(refused),
         deliveries=delivery_rows(session, trace.deliveries, may_release=True),
         copy_label=f"{KIND_WORDS[ReportKind(copied[-1].kind)]} report (PDF)" if copied else "",
     )
 
 
-def _status(session: Session, app: Application, row: ReceivedStudy, study: Study | None, trace: _Traces) -> tuple[str, Tone]:
+def _status(app: Application, row: ReceivedStudy, study: Study | None, trace: _Traces) -> tuple[str, Tone]:
     if study is not None and study.status == StudyStatus.SHREDDED:
         return "Deleted", "neutral"
     if row.state == ReceivedState.QUARANTINED:
@@ -174,7 +178,7 @@ def _status(session: Session, app: Application, row: ReceivedStudy, study: Study
     if step is not None and step.state == State.IN_PROGRESS:
         return "Being read", "neutral"
     if step is not None:
-        if not has_eligible(session, step.study_pk):
+        if not step.routing.get("eligible"):
             return "No reader may read it", "bad"
         return ("Waiting for a reader, overdue", "bad") if step.expected_completion_at < app.now() else ("Waiting for a reader", "warning")
     if not trace.reports:
@@ -190,7 +194,12 @@ def _status(session: Session, app: Application, row: ReceivedStudy, study: Study
 
 
 def _steps(
-    row: ReceivedStudy, study: Study | None, trace: _Traces, held: QuarantineItem | None, names: Mapping[str, str]
+    row: ReceivedStudy,
+    study: Study | None,
+    trace: _Traces,
+    held: QuarantineItem | None,
+    names: Mapping[str, str],
+    expected: int | None,
 ) -> tuple[LifeStep, ...]:
     delivered = [delivery.delivered_at for delivery in trace.deliveries]
     claimed = [step for step in trace.steps if step.claimed_at is not None]
@@ -206,14 +215,16 @@ def _steps(
         max(filter(None, delivered), default=None) if delivered and all(delivered) else None,
     ]
     details = [""] * len(NAMES)
-    details[0] = f"{row.instance_count} {'image' if row.instance_count == 1 else 'images'}"
+    # A number that was said and not reached is no reason to wait for ever, and one for a person to look.
+    of_expected = f" of {expected}" if expected is not None and expected != row.instance_count else ""
+    details[0] = f"{row.instance_count}{of_expected} {'image' if row.instance_count == 1 and not of_expected else 'images'}"
     details[4] = _claim_detail(trace, claimed, names)
     if trace.reports:
         details[7] = ", ".join(KIND_WORDS[ReportKind(report.kind)] for report in trace.reports)
     failed: set[int] = set()
     if held is not None or row.state == ReceivedState.REJECTED:
         failed.add(1)
-        details[1] = held.reason_code if held is not None else "Rejected"
+        details[1] = held_words(held.reason_code)[0].partition(".")[0] if held is not None else "Rejected"
     if any(delivery.state == DeliveryState.DEAD_LETTER or is_denied(delivery) for delivery in trace.deliveries):
         failed.add(8)
         at[8] = None

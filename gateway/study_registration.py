@@ -17,12 +17,13 @@ from compliance.deid_manifest import enrol_edge_key, sign_statement, statement_o
 from compliance.free_text import TextCleaner
 from compliance.identified import DeidentifiedDataset, InstanceAttributes, Pseudonymity
 from compliance.order import Order, payer_of
-from compliance.study import Instance, Series, Study, instances_of_study, seal_order_text, study_manifest
+from compliance.study import Instance, Series, Study, instances_of_study, study_manifest
 from crypto.canonical import digest, keyed_uid
 from crypto.errors import RefusedContent, TemporarilyUnable
 from crypto.keys import StudyKey
 from crypto.vault import SealedObject
 from gateway.application import Application
+from gateway.order_joining import join_order
 from gateway.received import ReceivedInstance, ReceivedState, locked_received_study
 from gateway.storage_decision import require_storage
 from gateway.study_holds import ACTOR, INSTANCE_IN_TWO_STUDIES, SERIES_IN_TWO_STUDIES, Refusal, hold_instances, left_out_count
@@ -99,11 +100,10 @@ def register_study(
         elif outputs:
             study.amendment += 1
         study.storage_country, study.keys_country = place.storage_country, place.keys_country
-        study.payer_kind = payer_kind or study.payer_kind
         _describe(study, [output.attributes for _, output, _ in outputs])
         if order is not None and order_text is not None:
-            study.priority = order[0].priority
-            study.order_text_sealed = seal_order_text(study_key, study, order_text)
+            is_new = study.study_pk is None or bool(outputs)
+            join_order(session, study, study_key, received_study_pk, order[0], order_text, payer_kind=payer_kind, is_new=is_new, app=app)
         session.add(study)
         session.flush()
         series = _series_rows(session, study, outputs, metadata)

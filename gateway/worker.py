@@ -27,6 +27,7 @@ from gateway.application import Application, jobs_url
 from gateway.commitment_queue import deliver_commitments, network_sender
 from gateway.delivery_senders import senders_of
 from gateway.jobs import PUT_OFF, JobRunner, ProcessStopping, StudyJob
+from gateway.order_joining import join_late_orders
 from gateway.pixel_screening import PixelScreener
 from gateway.processing import ACTOR, archive_originals, deidentify_study, route_study
 from gateway.received import ReceivedState, ReceivedStudy, locked_received_study, unarchived_segments
@@ -147,6 +148,7 @@ class Worker:
         self._duties = [
             _Duty("complete_studies", self.complete_studies, poll),
             _Duty("hold_dead", self.hold_dead, STRANDED_SECONDS),
+            _Duty("join_late_orders", lambda: join_late_orders(app), poll),
             _Duty("route_stranded", self.route_stranded, STRANDED_SECONDS),
             _Duty("queue_deliveries", self.queue_deliveries, poll),
             _Duty("expire_leases", lambda: expire_leases(app.database, now=app.now(), new_uid=app.new_uid), poll),

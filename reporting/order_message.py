@@ -15,6 +15,7 @@ WRONG_MESSAGE = "hl7-message-type"
 SEVERAL_ORDERS = "hl7-several-orders"
 ORDER_MESSAGES = frozenset((("ORM", "O01"), ("OMG", "O19"), ("OMI", "O23")))
 VALUE_CHARACTERS_MAX = 1024
+EXPECTED_INSTANCES_MAX = 1_000_000
 TEXT_CHARACTERS_MAX = 32_768
 
 #: Table 0485 and the older TQ-6; anything else is routine, and said so.
@@ -48,6 +49,8 @@ class Order:
     study_instance_uid: str
     #: PUBLIC, COMMERCIAL, MEDICARE, MEDICAID or SELF; empty where the message does not say, or says something else.
     payer_kind: str = ""
+    #: How many images the study has, in digits, where the message says so in an OBX; else empty.
+    expected_instances: str = ""
 
 
 def parse_order(payload: bytes) -> Order:
@@ -93,6 +96,7 @@ def parse_order(payload: bytes) -> Order:
         referring_physician=_provider(received, visit, 8) or _provider(received, request, 16),
         study_instance_uid=_study_uid(received),
         payer_kind=_PAYERS.get(received.value(insurances[0], 15).upper(), "") if (insurances := received.all("IN1")) else "",
+        expected_instances=_expected_instances(received),
     )
     _require_sizes(order)
     return order
@@ -154,6 +158,17 @@ def _priority(received: Message, request: tuple[str, ...], control: tuple[str, .
     timing = received.first("TQ1")
     stated = (received.value(timing, 9), received.value(request, 27, 6), received.value(control, 7, 6), received.value(request, 5))
     return _PRIORITIES.get(next((one for one in stated if one), "")[:1].upper(), "ROUTINE")
+
+
+def _expected_instances(received: Message) -> str:
+    """OBX-5 of the OBX whose OBX-3 is Number of Study Related Instances (0020,1208): HL7 has no field of its own for it."""
+    stated = {received.value(row, 5) for row in received.all("OBX") if received.value(row, 3, 1).replace(",", "") == "00201208"}
+    if not stated:
+        return ""
+    number = stated.pop()
+    if stated or not (number.isascii() and number.isdigit() and 1 <= int(number[:8]) <= EXPECTED_INSTANCES_MAX and len(number) <= 7):
+        raise RefusedContent(MALFORMED, f"the number of images (OBX-5 of 0020,1208) is not one number from 1 to {EXPECTED_INSTANCES_MAX}")
+    return number
 
 
 def _study_uid(received: Message) -> str:

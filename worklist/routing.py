@@ -72,6 +72,9 @@ def route(
     if open_steps:
         step, is_new = open_steps[0], False
         step.amendment = study.amendment
+        if step.priority != study.priority:
+            # An order that came late may bring the deadline forward, and never puts it off.
+            step.priority, step.expected_completion_at = study.priority, min(step.expected_completion_at, due_at)
         if step.is_addendum and step.state == State.SCHEDULED:
             step.is_addendum, step.expected_completion_at = False, due_at
     else:

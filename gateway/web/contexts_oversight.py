@@ -68,6 +68,8 @@ class HospitalStudy:
     deliveries: tuple[DeliveryRow, ...] = ()
     report_href: str | None = None
     report_label: str = ""
+    is_arriving: bool = False  # more may come: the hospital may say how many
+    expected_count: int | None = None  # what it said
     deid_href: str | None = None  # what was stated about its de-identification
     shows_face: bool = False  # a face could be reconstructed from its slices, and was not removed
 
@@ -76,7 +78,7 @@ class HospitalStudy:
 class HospitalStudiesPage:
     """studies.html.j2; GET /studies?state=, or POST /studies/search (form: csrf_token, q, state, page): no name in an address.
 
-    POST /deliveries/{delivery_id}/release (form: csrf_token, reason).
+    POST /deliveries/{delivery_id}/release (form: csrf_token, reason). POST /studies/{study_key}/expected (form: csrf_token, expected).
     """
 
     shell: Shell
