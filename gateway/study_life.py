@@ -25,6 +25,7 @@ from reporting.delivery_queue import Delivery, DeliveryState
 from reporting.report import Report, ReportDraft
 from reporting.report_copy import ReportCopy
 from worklist.procedure_step import State
+from worklist.routed_reader import eligible_ids, has_eligible, refusals_of
 from worklist.view_grant import ViewGrant
 from worklist.workitem import ProcedureStep
 
@@ -146,11 +147,11 @@ def _life(
     held: QuarantineItem | None,
     names: Mapping[str, str],
 ) -> StudyLife:
-    status, tone = _status(app, row, study, trace)
+    status, tone = _status(session, app, row, study, trace)
     expected = expected_of(session, row)
     step = trace.open_step
     is_waiting = step is not None and step.state == State.SCHEDULED
-    refused: dict[str, Any] = dict(step.routing.get("refused", {})) if step is not None and is_waiting else {}
+    refused: dict[str, Any] = dict(refusals_of(session, step.study_pk)) if step is not None and is_waiting else {}
     copied = [report for report in trace.reports if report.report_uid in trace.copied]
     return StudyLife(
         status=status,
@@ -158,14 +159,14 @@ def _life(
         steps=_steps(row, study, trace, held, names, expected),
         expected_count=expected,
         due_at=step.expected_completion_at if step is not None else None,
-        eligible_reader_count=len(step.routing.get("eligible", [])) if step is not None and is_waiting else None,
+        eligible_reader_count=len(eligible_ids(session, step.study_pk)) if step is not None and is_waiting else None,
         unclaimed_reasons=counted_reasons(refused),
         deliveries=delivery_rows(session, trace.deliveries, may_release=True),
         copy_label=f"{KIND_WORDS[ReportKind(copied[-1].kind)]} report (PDF)" if copied else "",
     )
 
 
-def _status(app: Application, row: ReceivedStudy, study: Study | None, trace: _Traces) -> tuple[str, Tone]:
+def _status(session: Session, app: Application, row: ReceivedStudy, study: Study | None, trace: _Traces) -> tuple[str, Tone]:
     if study is not None and study.status == StudyStatus.SHREDDED:
         return "Deleted", "neutral"
     if row.state == ReceivedState.QUARANTINED:
@@ -178,7 +179,7 @@ def _status(app: Application, row: ReceivedStudy, study: Study | None, trace: _T
     if step is not None and step.state == State.IN_PROGRESS:
         return "Being read", "neutral"
     if step is not None:
-        if not step.routing.get("eligible"):
+        if not has_eligible(session, step.study_pk):
             return "No reader may read it", "bad"
         return ("Waiting for a reader, overdue", "bad") if step.expected_completion_at < app.now() else ("Waiting for a reader", "warning")
     if not trace.reports:
