@@ -29,7 +29,7 @@ from pydicom.dataset import Dataset
 from compliance.burned_in_text import IdentityForms, TextKind, identity_forms, text_kind
 from compliance.device_masks import Box, DeviceMask, known_masks, matching_masks, pixel_risk
 from compliance.overlay_planes import clear_embedded_overlays, drop_overlays, overlay_groups, overlay_pictures
-from compliance.pixel_frames import PixelShape, blanked, lossy_block_pixels, pixel_shape
+from compliance.pixel_frames import PixelShape, blanked, lossy_block_pixels, pixel_shape, put
 from compliance.pixel_looks import Grey, Look, Picture, looks_again, looks_of, pictures_of
 from compliance.text_detection import DetectedText, TextDetector
 from compliance.text_windows import glyph_windows
@@ -51,6 +51,7 @@ _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _PROOF_MARGIN_PIXELS = 80
 """A date found beside a name that was not: the proof looks closely at what stands around each box."""
 _CLOSE_MARGIN_PIXELS = 24
+_END_MARGIN_PIXELS = 20
 _CLOSE_PIXELS_MAX = 130_000
 """Where the boxes' surroundings are larger, they are read as the frame was: a page of text would take minutes."""
 
@@ -194,9 +195,10 @@ def _readings(
         if not windows:
             continue
         pictures = pictures_of(look, grey)
-        for picture in pictures:
+        for index, picture in enumerate(pictures):
             count += 1
-            for text in detector.read(picture, closely=closely, windows=windows, settled=settled):
+            divide = index == 0 and not look.is_one_of_many and not closely
+            for text in detector.read(picture, closely=closely, windows=windows, settled=settled, divide=divide):
                 reading = _reading(text, look, grey, identity)
                 if reading.is_doubtful and not closely:
                     readings += _read_closely(reading, look, grey, pictures[:2], identity, detector)
@@ -299,8 +301,11 @@ def _on_flat(box: Box, grey: Grey) -> bool:
 
 def _widened(box: Box, grid: int, shape: PixelShape) -> Box:
     x0, y0, x1, y1 = box
-    margin = 3 + (y1 - y0) // 8
-    x0, y0, x1, y1 = x0 - margin, y0 - margin, x1 + margin, y1 + margin
+    # The ends of a line are what a detector loses first: there the margin is the height of the letters.
+    height = min(x1 - x0, y1 - y0)
+    side, end = 3 + height // 8, max(3 + height // 8, min(height, _END_MARGIN_PIXELS))
+    across, down = (end, side) if x1 - x0 >= y1 - y0 else (side, end)
+    x0, y0, x1, y1 = x0 - across, y0 - down, x1 + across, y1 + down
     return _cut([_on_grid((x0, y0, x1, y1), grid)], shape)[0]
 
 
@@ -342,7 +347,7 @@ def _without_overlay_text(dataset: Dataset, identity: IdentityForms, detector: T
 def _say_so(cleaned: Dataset, *, was_lossy: bool) -> None:
     said = "Burned-in text blanked" + ("; decoded from lossy data and written without further loss" if was_lossy else "")
     before = str(cleaned.get("DerivationDescription") or "")
-    cleaned.DerivationDescription = f"{before}; {said}"[:1024] if before else said
-    cleaned.BurnedInAnnotation = "NO"
+    put(cleaned, "DerivationDescription", f"{before}; {said}"[:1024] if before else said)
+    put(cleaned, "BurnedInAnnotation", "NO")
     if was_lossy:
-        cleaned.LossyImageCompression = "01"
+        put(cleaned, "LossyImageCompression", "01")

@@ -40,7 +40,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from compliance.burned_in import PixelScreening, ScreenedBox, screen_pixels
 from compliance.device_masks import Box, DeviceMask, criterion_keywords, known_masks, matching_masks, pixel_risk
 from compliance.overlay_planes import overlay_groups
-from compliance.pixel_frames import frames_of, grey_pictures, pixel_shape
+from compliance.pixel_frames import frames_of, grey_pictures, pixel_shape, put
 from compliance.pixel_looks import stretched
 from compliance.text_detection import TextDetector, open_text_detector
 from crypto.errors import RefusedContent
@@ -254,7 +254,7 @@ def _with_pixels_of(answer: Dataset, dataset: Dataset) -> Dataset:
             merged[tag] = answer[tag]
     merged.file_meta = copy(dataset.file_meta)
     merged.file_meta._dict = dict(dataset.file_meta._dict)
-    merged.file_meta.TransferSyntaxUID = answer.file_meta.TransferSyntaxUID
+    put(merged.file_meta, "TransferSyntaxUID", answer.file_meta.TransferSyntaxUID)
     merged._pixel_array = None
     return merged
 

@@ -22,10 +22,13 @@ from typing import Any
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import iter_pixels
+from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian, HTJ2KLossless
 
 from compliance.device_masks import Box
@@ -145,6 +148,12 @@ def blanked(dataset: Dataset, shape: PixelShape, boxes: Sequence[Box]) -> Datase
     return result
 
 
+def put(dataset: Dataset, keyword: str, value: Any) -> None:
+    """The attribute has the value, in an element of its own: to assign would change the one that a copy shares with its source."""
+    tag = Tag(keyword)
+    dataset[tag] = DataElement(tag, dictionary_VR(tag), value)
+
+
 def is_native(dataset: Dataset) -> bool:
     return _syntax(dataset) in _NATIVE
 
@@ -180,13 +189,14 @@ def _blank_compressed(result: Dataset, shape: PixelShape, boxes: Sequence[Box]) 
     codestreams = _htj2k(frames)
     if shape.samples > 1:
         # The encoder applies the reversible colour transform (PS3.5 8.2.14); native values are what the decoder gave.
-        result.PhotometricInterpretation, result.PlanarConfiguration = "RGB" if codestreams is None else "YBR_RCT", 0
+        put(result, "PhotometricInterpretation", "RGB" if codestreams is None else "YBR_RCT")
+        put(result, "PlanarConfiguration", 0)
     if codestreams is None:
-        result.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        put(result.file_meta, "TransferSyntaxUID", ExplicitVRLittleEndian)
         payload = b"".join(np.ascontiguousarray(frame).astype(frame.dtype.newbyteorder("<")).tobytes() for frame in frames)
         result["PixelData"] = _element(result, payload + b"\0" * (len(payload) % 2))
         return
-    result.file_meta.TransferSyntaxUID = HTJ2KLossless
+    put(result.file_meta, "TransferSyntaxUID", HTJ2KLossless)
     element = _element(result, encapsulate(codestreams))
     element.VR, element.is_undefined_length = "OB", True
     result["PixelData"] = element

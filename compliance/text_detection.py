@@ -25,6 +25,11 @@ ENLARGEMENT = 1.5
 CLOSE_ENLARGEMENT = 2.5
 """Letters of 8 pixels are below what the detector was trained on. Twice the size finds no more and costs 1.8 times as much."""
 _LINE_WIDTH_MIN = 64
+_GREAT_LETTER_PIXELS = 64
+_SMALL_TILE_PIXELS, _SMALL_OVERLAP_PIXELS = 208, 64
+_NOISE_LEVELS = 5
+_DETECTOR_THRESHOLD, _BOX_THRESHOLD = 0.2, 0.25
+"""Below the library's: on speckle small letters reach no more, and speckle itself a hundredth. What is no text is read as none."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +46,18 @@ class DetectedText:
 
 class TextDetector(Protocol):
     def read(
-        self, picture: Picture, *, closely: bool = False, windows: Sequence[Box] | None = None, settled: Sequence[Box] = ()
+        self,
+        picture: Picture,
+        *,
+        closely: bool = False,
+        windows: Sequence[Box] | None = None,
+        settled: Sequence[Box] = (),
+        divide: bool = False,
     ) -> list[DetectedText]:
         """Every line of text found in a picture of 8-bit grey values (rows, columns), readable or not (then text is empty).
 
         Where `windows` (text_windows.py) are given, only they are looked at. Lines that lie within one of the boxes `settled` need not be
-        read again and are left out.
+        read again and are left out. With `divide`, what is noisy and taken for one great letter is divided and looked at again.
 
         `closely` looks for the smallest letters at several times the cost; for pictures that are level but for some windows.
         """
@@ -78,7 +89,8 @@ class RapidTextDetector:
                 "Global.log_level": "critical",
                 # We enlarge ourselves; the network's own scaling is held off.
                 "Det.limit_side_len": 32,
-                "Det.box_thresh": 0.4,
+                "Det.thresh": _DETECTOR_THRESHOLD,
+                "Det.box_thresh": _BOX_THRESHOLD,
             }
         )
         for stage, session in sessions.items():
@@ -91,7 +103,13 @@ class RapidTextDetector:
         self._crop: Any = importlib.import_module("rapidocr.utils.process_img").get_rotate_crop_image
 
     def read(
-        self, picture: Picture, *, closely: bool = False, windows: Sequence[Box] | None = None, settled: Sequence[Box] = ()
+        self,
+        picture: Picture,
+        *,
+        closely: bool = False,
+        windows: Sequence[Box] | None = None,
+        settled: Sequence[Box] = (),
+        divide: bool = False,
     ) -> list[DetectedText]:
         enlargement = CLOSE_ENLARGEMENT if closely else ENLARGEMENT
         found: list[DetectedText] = []
@@ -104,10 +122,24 @@ class RapidTextDetector:
                     if y1 > y0:
                         place = x + left + x0, y + top + y0
                         here = [(one[0] - place[0], one[1] - place[1], one[2] - place[0], one[3] - place[1]) for one in settled]
-                        found.extend(_moved(text, *place) for text in self._read_tile(tile[y0:y1, x0:x1], enlargement, here))
+                        found.extend(_moved(text, *place) for text in self._read_tile(tile[y0:y1, x0:x1], enlargement, here, divide))
         return found
 
-    def _read_tile(self, tile: Picture, enlargement: float, settled: Sequence[Box]) -> list[DetectedText]:
+    def _read_tile(self, tile: Picture, enlargement: float, settled: Sequence[Box], divide: bool) -> list[DetectedText]:
+        lines = self._lines(tile, enlargement, settled)
+        # A fan, or the shadow in it, is taken for one great letter, and small letters in it are lost: without its edges it is none.
+        great = [box for box, _ in lines if divide and _is_great_and_noisy(tile, box)]
+        for top, end in tiles(tile.shape[0], _SMALL_TILE_PIXELS, _SMALL_OVERLAP_PIXELS) if great else ():
+            for left, side in tiles(tile.shape[1], _SMALL_TILE_PIXELS, _SMALL_OVERLAP_PIXELS):
+                if any(left < box[2] and box[0] < side and top < box[3] and box[1] < end for box in great):
+                    here = [(one[0] - left, one[1] - top, one[2] - left, one[3] - top) for one in settled]
+                    part = self._lines(tile[top:end, left:side], enlargement, here)
+                    lines += [((x0 + left, y0 + top, x1 + left, y1 + top), cuts) for (x0, y0, x1, y1), cuts in part]
+        readings = self._read_lines([cuts for _, cuts in lines]) if lines else []
+        return [DetectedText(*box, text, score) for (box, _), (text, score) in zip(lines, readings, strict=True)]
+
+    def _lines(self, tile: Picture, enlargement: float, settled: Sequence[Box]) -> list[tuple[Box, list[Picture]]]:
+        """The boxes of what the detector takes for lines of the tile, those within `settled` left out, and what is to be read for each."""
         cv2 = self._cv2
         grey = cv2.resize(tile, None, fx=enlargement, fy=enlargement, interpolation=cv2.INTER_CUBIC)
         large = cv2.cvtColor(cv2.copyMakeBorder(grey, 16, 16, 16, 16, cv2.BORDER_REPLICATE), cv2.COLOR_GRAY2BGR)
@@ -119,8 +151,7 @@ class RapidTextDetector:
             box = max(0, int(x0)), max(0, int(y0)), min(width, int(np.ceil(x1)) + 1), min(height, int(np.ceil(y1)) + 1)
             if not any(_lies_within(box, other) for other in settled):
                 lines.append((box, self._line(large, line)))
-        readings = self._read_lines([cuts for _, cuts in lines]) if lines else []
-        return [DetectedText(*box, text, score) for (box, _), (text, score) in zip(lines, readings, strict=True)]
+        return lines
 
     def _line(self, picture: Picture, corners: NDArray[np.float32]) -> list[Picture]:
         """The line cut out upright, in the directions in which it may have to be read."""
@@ -172,6 +203,13 @@ def _content(tile: Picture) -> tuple[int, int, int, int]:
         max(0, int(columns[0]) - margin),
         min(width, int(columns[-1]) + margin),
     )
+
+
+def _is_great_and_noisy(tile: Picture, box: Box) -> bool:
+    x0, y0, x1, y1 = box
+    if min(x1 - x0, y1 - y0) <= _GREAT_LETTER_PIXELS:
+        return False
+    return float(np.median(np.abs(np.diff(tile[y0:y1, x0:x1].astype(np.int16), axis=1)))) > _NOISE_LEVELS
 
 
 def _lies_within(box: Box, other: Box) -> bool:

@@ -217,11 +217,11 @@ def _box(group: list[tuple[int, int]], shape: tuple[int, ...]) -> Box:
     )
 
 
-def tiles(length: int) -> list[tuple[int, int]]:
+def tiles(length: int, longest: int = TILE_PIXELS, overlap: int = TILE_OVERLAP_PIXELS) -> list[tuple[int, int]]:
     """Begin and end of the fewest tiles that cover `length` with at least the overlap, all about as long as each other."""
-    if length <= TILE_PIXELS:
+    if length <= longest:
         return [(0, length)]
-    count = -(-(length - TILE_OVERLAP_PIXELS) // (TILE_PIXELS - TILE_OVERLAP_PIXELS))
-    size = -(-(length + (count - 1) * TILE_OVERLAP_PIXELS) // count)
+    count = -(-(length - overlap) // (longest - overlap))
+    size = -(-(length + (count - 1) * overlap) // count)
     starts = [round(i * (length - size) / (count - 1)) for i in range(count)]
     return [(start, start + size) for start in starts]

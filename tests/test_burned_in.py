@@ -20,12 +20,13 @@ from compliance.burned_in import screen_pixels
 from compliance.device_masks import Box, DeviceMask, known_masks, mask_for_device, pixel_risk
 from compliance.text_detection import DetectedText, TextDetector, open_text_detector
 
-NATIVE, IMPLICIT, BIG, HTJ2K, JPEG = (
+NATIVE, IMPLICIT, BIG, HTJ2K, JPEG, RLE = (
     "1.2.840.10008.1.2.1",
     "1.2.840.10008.1.2",
     "1.2.840.10008.1.2.2",
     "1.2.840.10008.1.2.4.201",
     "1.2.840.10008.1.2.4.50",
+    "1.2.840.10008.1.2.5",
 )
 US, CT, DX, SC = (f"1.2.840.10008.5.1.4.1.1.{last}" for last in ("6.1", "2", "1.1.1", "7"))
 IDENTITY = ["KOWALSKA^ANNA", "4821337", "19610203"]
@@ -38,7 +39,13 @@ class PlantedText:
         self.planted, self.stubborn, self.calls = planted, stubborn, 0
 
     def read(
-        self, picture: NDArray[np.uint8], *, closely: bool = False, windows: Sequence[Box] | None = None, settled: Sequence[Box] = ()
+        self,
+        picture: NDArray[np.uint8],
+        *,
+        closely: bool = False,
+        windows: Sequence[Box] | None = None,
+        settled: Sequence[Box] = (),
+        divide: bool = False,
     ) -> list[DetectedText]:
         self.calls += 1
         found = []
@@ -231,6 +238,57 @@ def test_lossy_data_is_written_losslessly_and_says_so(colour: bool) -> None:
     assert np.array_equal(pixel_array(dcmread(io.BytesIO(buffer.getvalue()), force=True)), after)
 
 
+class FoundOnTheSecondLook(PlantedText):
+    """Finds the name, and when it looks again another one below it: the screening blanks in two rounds."""
+
+    def read(
+        self,
+        picture: NDArray[np.uint8],
+        *,
+        closely: bool = False,
+        windows: Sequence[Box] | None = None,
+        settled: Sequence[Box] = (),
+        divide: bool = False,
+    ) -> list[DetectedText]:
+        self.calls += 1
+        name = picture[AT[1] : AT[3], AT[0] : AT[2]]
+        if int(np.ptp(name.astype(int))) > 60:
+            return [DetectedText(*AT, "KOWALSKA", 0.95)]
+        date = picture[40:56, 18:62]
+        return [DetectedText(18, 40, 62, 56, "03.02.1961", 0.95)] if int(np.ptp(date.astype(int))) > 60 else []
+
+
+@pytest.mark.parametrize("syntax", [HTJ2K, JPEG, RLE])
+def test_compressed_instance_is_blanked_in_two_rounds_and_what_came_in_stays_as_it_was(syntax: str) -> None:
+    values = np.stack([ground()] * 3, axis=-1)
+    values[42:54, 20:60:4] = 250
+    dataset = compressed(values, syntax)
+    dataset.BurnedInAnnotation, dataset.DerivationDescription = "YES", "before"
+    assert dataset.PhotometricInterpretation and dataset.file_meta.TransferSyntaxUID == syntax  # elements that a copy would share
+    before = dataset.to_json(), dataset.file_meta.to_json()
+    result = screen_pixels(dataset, IDENTITY, FoundOnTheSecondLook())
+    assert (result.outcome, result.reason, len(result.boxes)) == ("CLEANED", "", 2)
+    assert (dataset.to_json(), dataset.file_meta.to_json()) == before
+    after = pixel_array(result.dataset)
+    covered = inside(dataset, result.boxes)
+    assert not after[covered].any() and np.array_equal(after[~covered], pixel_array(dataset)[~covered])
+
+
+def compressed(values: NDArray[Any], syntax: str) -> Dataset:
+    if syntax == RLE:
+        dataset = make_image(values)
+        dataset.SOPInstanceUID = "2.25.1"
+        dataset.compress(RLE, generate_instance_uid=False)
+        return dataset
+    if syntax == HTJ2K:
+        codestream = bytes(imagecodecs.htj2k_encode(values, reversible=True))
+        return make_image(values, syntax=HTJ2K, payload=encapsulate([codestream]), PhotometricInterpretation="YBR_RCT")
+    stream = io.BytesIO()
+    Image.fromarray(values).save(stream, "JPEG", quality=90)
+    payload = encapsulate([stream.getvalue()])
+    return make_image(values, syntax=JPEG, payload=payload, PhotometricInterpretation="YBR_FULL_422", LossyImageCompression="01")
+
+
 def test_every_frame_is_blanked_where_one_carries_the_name() -> None:
     frames = np.stack([np.random.default_rng(index).integers(20, 60, (160, 240)).astype("u1") for index in range(9)])
     frames[4, 4:16, 20:60:4] = 250
@@ -268,7 +326,13 @@ class ReadOnce(PlantedText):
         self.closely, self.score = closely, score
 
     def read(
-        self, picture: NDArray[np.uint8], *, closely: bool = False, windows: Sequence[Box] | None = None, settled: Sequence[Box] = ()
+        self,
+        picture: NDArray[np.uint8],
+        *,
+        closely: bool = False,
+        windows: Sequence[Box] | None = None,
+        settled: Sequence[Box] = (),
+        divide: bool = False,
     ) -> list[DetectedText]:
         self.calls += 1
         return (
