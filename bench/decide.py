@@ -12,13 +12,22 @@ import argparse
 import json
 import statistics
 import sys
+import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sqlmodel import select
+
+from compliance.credential import Reader
+from compliance.database import Database
 from compliance.decision import decide, eligible_readers
 from compliance.lawbook import load_law
+from gateway.schema import migrate
 from tests.decision_cases import base_facts, decision_cases
+from tests.reading_rows import ReadingRows
+from worklist.routing import decide_for_readers, route
 
 DECISION_SECONDS_MAX = 0.001
 ELIGIBILITY_SECONDS_MAX = 0.300
@@ -55,6 +64,7 @@ def main() -> int:
         "eligibility_wall_ms_median": round(statistics.median(wall for _, wall in eligibility) * 1000, 1),
         "eligibility_of_50_kinds_wall_ms_median": round(statistics.median(wall for _, wall in of_a_kind) * 1000, 1),
         "eligibility_with_records_wall_ms_median": round(statistics.median(wall for _, wall in recorded) * 1000, 1),
+        **_routing(options.readers),
     }
     text = json.dumps(result, indent=1)
     print(text)
@@ -89,6 +99,28 @@ def _eligibility_question(count: int) -> tuple[dict[str, Any], list[dict[str, An
         # A firm has its papers once, whoever reads for it.
         readers.append({"reader": {**facts["reader"], "id": f"r{number}"}, "evidence": cases[number % len(cases)].facts["evidence"]})
     return study, readers
+
+
+def _routing(count: int) -> dict[str, float]:
+    """One study routed to `count` readers of one site on SQLite: from the registers alone, and with every decision recorded and logged."""
+    with tempfile.TemporaryDirectory() as folder:
+        rows = ReadingRows(Database(f"sqlite:///{folder}/bench.sqlite3"))
+        migrate(rows.database)
+        rows.add_site(*(f"r{number}" for number in range(count)))
+        decided, routed = [], []
+        for number in range(3):
+            study = rows.add_study(patient=f"PSEUDONYM-{number}")
+            with rows.database.reading() as session:
+                readers = session.exec(select(Reader)).all()
+                decided.append(_seconds(partial(decide_for_readers, session, rows.law, study, readers, now=rows.at)))
+            started = time.perf_counter()
+            with rows.database.transaction() as session:
+                route(session, rows.law, study, now=rows.at, new_uid=rows.new_uid)
+            routed.append(time.perf_counter() - started)
+    return {
+        "eligibility_from_the_registers_wall_ms_median": round(statistics.median(wall for _, wall in decided) * 1000, 1),
+        "routing_recorded_and_logged_wall_ms_median": round(statistics.median(routed) * 1000, 1),
+    }
 
 
 def _alike(readers: list[dict[str, Any]]) -> list[dict[str, Any]]:

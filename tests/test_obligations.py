@@ -28,6 +28,7 @@ from gateway.register_effects import take_effect
 from tests.builders import make_ct_study
 from tests.gateway_site import PAGE, GatewaySite, gateway_site
 from tests.reading_rows import ReadingRows
+from worklist.routed_reader import RoutedReader
 from worklist.unclaimed import why_unclaimed
 from worklist.workitem import ProcedureStep, require_step
 
@@ -295,6 +296,8 @@ def _many_steps(session: Session, site: GatewaySite, count: int) -> None:
     session.add_all(
         ProcedureStep(**fields, procedure_step_uid=f"2.25.8{number}", study_pk=study.study_pk or 0) for number, study in enumerate(studies)
     )
+    routed = session.get_one(RoutedReader, (like.study_pk, "r1")).model_dump(exclude={"study_pk"})
+    session.add_all(RoutedReader(**routed, study_pk=study.study_pk or 0) for study in studies)
 
 
 def test_worklist_of_ten_thousand_studies_decides_one_page(site: GatewaySite) -> None:
