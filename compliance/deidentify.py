@@ -45,8 +45,9 @@ from compliance.screened_dataset import screening_dataset, with_screened_pixels
 from compliance.transcode import PixelDescription, WrittenPixels, write_pixels
 from crypto.errors import RefusedContent
 
-#: Storage classes that are documents of another kind: their text cannot be proved clean here (PS3.3 A.45, B.5.1.x).
+#: Storage classes that are documents of another kind (PS3.3 A.45, PS3.4 B.5); of them only PDF can be proved (encapsulated_pdf.py).
 _ENCAPSULATED = ("1.2.840.10008.5.1.4.1.1.104.",)
+_ENCAPSULATED_PDF = "1.2.840.10008.5.1.4.1.1.104.1"
 _DICOMDIR = "1.2.840.10008.1.3.10"
 #: Raw data and private storage hold what only their maker can read.
 _OPAQUE = frozenset({"1.2.840.10008.5.1.4.1.1.66"})
@@ -59,7 +60,7 @@ _STAMPED = frozenset(
 )
 #: What is asked of an instance before its elements are rewritten, besides its class of risk.
 _ASKED = frozenset(
-    {_STUDY_UID, _SERIES_UID, _SOP_UID, _SOP_CLASS, 0x00080005, 0x00080060, 0x00100020, 0x00180015, 0x00420011}
+    {_STUDY_UID, _SERIES_UID, _SOP_UID, _SOP_CLASS, 0x00080005, 0x00080060, 0x00100020, 0x00180015, 0x00420011, 0x00420012}
     | {0x00280002, 0x00280004, 0x00280006, 0x00280008, 0x00280010, 0x00280011, 0x00280100, 0x00280101, 0x00280102, 0x00280103}
 )
 _HEAD = frozenset({"HEAD", "BRAIN", "FACE", "HEADNECK", "SKULL", "SINUS", "ORBIT", "JAW", "IAC", "HEAD NECK"})
@@ -250,8 +251,10 @@ def _check_instance(source: IdentifiedDataset, under: Pseudonymity, facts: _Fact
         raise RefusedContent("MISSING_UID", "SOP class, study, series and instance must be named")
     if sop_class != source.sop_class_uid or facts.text(_SOP_UID) != source.sop_instance_uid:
         raise RefusedContent("UID_MISMATCH", "the dataset is not the instance it was sent as", tag="(0008,0018)")
-    if sop_class.startswith(_ENCAPSULATED) or 0x00420011 in facts:
-        raise RefusedContent("ENCAPSULATED_DOCUMENT", "its text cannot be proved clean", tag="(0042,0011)")
+    # A CDA names its patient and authors in a header that it must have (ClinicalDocument/recordTarget); solids are shapes of bodies.
+    is_document = sop_class.startswith(_ENCAPSULATED) or 0x00420011 in facts
+    if is_document and (sop_class != _ENCAPSULATED_PDF or (facts.text(0x00420012) or "").lower() != "application/pdf"):
+        raise RefusedContent("ENCAPSULATED_DOCUMENT", "only a PDF can be made anew and proved", tag="(0042,0011)")
     if sop_class == _DICOMDIR:
         raise RefusedContent("DICOMDIR", "a directory of files is no instance of a study")
     if sop_class in _OPAQUE or not sop_class.startswith("1.2.840.10008."):

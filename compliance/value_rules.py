@@ -11,6 +11,7 @@ from __future__ import annotations
 from compliance import character_sets, date_shift
 from compliance.deid_profile import Option
 from compliance.element_values import DUMMIES, STRING_VRS, TEXT_VRS, capped_age, has_form
+from compliance.encapsulated_pdf import proved_pdf
 from compliance.free_text import TextCleaner
 from compliance.identified import Pseudonymity
 from compliance.profile_table import load_table, tag_text
@@ -18,6 +19,7 @@ from crypto.canonical import keyed_uid
 from crypto.errors import RefusedContent
 
 _PATIENT_NAME, _PATIENT_ID = 0x00100010, 0x00100020
+_DOCUMENT, _DOCUMENT_LENGTH = 0x00420011, 0x00420015
 #: UIDs of classes and codings rather than of instances (PS3.6 A): kept where registered, else mapped like any other.
 _REGISTERED = ("1.2.840.10008.", "2.16.840.1.113883.6.")
 
@@ -42,6 +44,11 @@ class ValueRules:
         """(VR, new value, action) or None to remove."""
         if tag in (_PATIENT_NAME, _PATIENT_ID):
             return vr, self._under.pseudonym.encode(), action
+        if tag == _DOCUMENT and value and action == "D":
+            # The dummy that D asks for is a document of the same pages, made anew and proved.
+            return vr, proved_pdf(value, self._text, self._under.identity.search_words), action
+        if tag == _DOCUMENT_LENGTH:
+            return None  # of another document now; Type 3
         if action == "Z" or (not value and action != "D"):
             return vr, b"", action
         if action == "D":

@@ -146,6 +146,18 @@ _HELD: Mapping[str, tuple[str, str]] = {
         "The law, or what was agreed with the hospital, does not let this study be kept where this gateway keeps studies.",
         "The reasons stand with the decision in the log. Ask the privacy officer; once what is missing is on file, try again.",
     ),
+    "ENCAPSULATED_IMAGES": (
+        "The PDF holds images, and nothing here can tell whether they show a name.",
+        "Look at the document with your own viewer. Send it again without images, or reject it and send its findings another way.",
+    ),
+    "ENCAPSULATED_IDENTITY": (
+        "The text of the PDF names the patient, staff, or somebody else. A document is never rewritten.",
+        "Send it again without names, or reject it: the images of the study do not wait for it.",
+    ),
+    "ENCAPSULATED_DOCUMENT": (
+        "The document is of a kind, or holds something, that cannot be read to its end: only plain text of a PDF can be proved.",
+        "Reject it, or send its text again as a plain PDF without names.",
+    ),
     "PROCESSING_FAILED": (
         "The study could not be processed, for a reason of the gateway's own. Nothing of it is lost.",
         "Ask the operator to look at the log, then try again.",
