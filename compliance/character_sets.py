@@ -106,11 +106,13 @@ def decode(value: bytes, codecs: Sequence[str]) -> str | None:
         return value.decode("ascii")
     if b"\x1b" in value:
         return _decode_escaped(value, codecs)
-    return _decode_plain(value, codecs[0])
+    return _decode_plain(value, codecs[0], codecs[1:])
 
 
-def _decode_plain(value: bytes, codec: str) -> str | None:
-    attempts = ("utf_8", "iso8859_1") if codec == "ascii" else (codec, "utf_8")
+def _decode_plain(value: bytes, codec: str, others: Sequence[str] = ()) -> str | None:
+    """`others` are sets declared for use behind escapes, which some senders leave out."""
+    others = [one for one in others if one != "ascii"]
+    attempts = ("utf_8", *others, "iso8859_1") if codec == "ascii" else (codec, "utf_8", *others)
     for attempt in attempts:
         try:
             return value.decode(attempt)
@@ -122,22 +124,29 @@ def _decode_plain(value: bytes, codec: str) -> str | None:
 def _decode_escaped(value: bytes, codecs: Sequence[str]) -> str | None:
     text: list[str] = []
     pos, codec, escape = 0, codecs[0], b""
+    in_force = codec
     while True:
         match = _ESCAPE.search(value, pos)
         chunk = value[pos : match.start() if match else len(value)]
         # In a two-byte G0 set the codes of \\, ^ and = are halves of characters, so only control characters end it there.
         delimiter = _CONTROL if codec.startswith("iso2022") else _RESET
         for index, piece in enumerate(delimiter.split(chunk)):
+            if index % 2:
+                text.append(piece.decode("ascii"))
+                continue
             if index:
-                codec, escape = (codec, escape) if index % 2 else (codecs[0], b"")
-            decoded = piece.decode("ascii") if index % 2 else _decode_chunk(piece, codec, escape)
+                codec, escape = codecs[0], b""
+                # Some senders escape once for many lines: what the first set cannot hold is read by the one that was in force.
+                if not in_force.startswith("iso2022") and _decode_chunk(piece, codec, escape) is None:
+                    codec = in_force
+            decoded = _decode_chunk(piece, codec, escape)
             if decoded is None:
                 return None
             text.append(decoded)
         if match is None:
             return "".join(text)
         escape, pos = match.group(), match.end()
-        codec = _ESCAPES[escape]
+        codec = in_force = _ESCAPES[escape]
 
 
 def _decode_chunk(chunk: bytes, codec: str, escape: bytes) -> str | None:

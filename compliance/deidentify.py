@@ -262,6 +262,9 @@ def _check_instance(source: IdentifiedDataset, under: Pseudonymity, facts: _Fact
     patient_ids = under.identity.patient_ids | ({own} if (own := _patient_id(facts)) else frozenset())
     if len(patient_ids) > 1:
         raise RefusedContent("SEVERAL_PATIENT_IDS", "the study names more than one patient", tag="(0010,0020)")
+    if source.transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN and facts.pixels is not None and facts.number(0x00280100) > 16:
+        # As words of 16 bits by PS3.5 A.3, as whole cells by common software: one of the two readings turns a dose into another.
+        raise RefusedContent("IMPOSSIBLE_PIXELS", "big-endian cells of more than 16 bits are written in two orders", tag="(7FE0,0010)")
     if facts.pixel_elements > 1:
         raise RefusedContent("MALFORMED_PIXELS", "more than one pixel data element", tag="(7FE0,0010)")
     if under.profile.has(Option.CLEAN_VISUAL_FEATURES) and _shows_a_face(facts):

@@ -50,6 +50,8 @@ _NEVER = frozenset(
     {0x00880200, 0x04000500, 0x04000510, 0x04000520, 0x00080300, 0x00080301, 0x4FFE0001, 0xFFFAFFFA, 0xFFFCFFFC, 0x00041130}
     | {0x00120062, 0x00120063, 0x00120064, 0x00280303}
 )
+#: VRs that an item of dummies keeps: codes have their form and are cleaned like any other.
+_SAY_NOTHING = frozenset({"CS", "DS", "FD", "FL", "IS", "SL", "SS", "UL", "US"})
 #: Elements `deidentify` writes itself at the top level.
 _WRITTEN_ELSEWHERE = frozenset(
     {_CHARSET, _PATIENT_NAME, _PATIENT_ID, _ACCESSION, 0x7FE00001, 0x7FE00002, 0x7FE00008, 0x7FE00009, 0x7FE00010}
@@ -186,11 +188,17 @@ class Rewriter:
     def _action(self, tag: int, vr: str, is_retired: bool, context: Context) -> str:
         if context.mode == "dummy":
             listed = self._table.action(tag, self._profile)
-            return listed if listed in ("X", "Z") else "U" if vr == "UI" else "D"
+            if listed in ("X", "Z"):
+                return listed
+            # Units, ranges and channels of the standard's own forms say nothing of anybody, and a dummy of them is no legal value.
+            return "U" if vr == "UI" else "K" if vr in _SAY_NOTHING else "D"
         if context.mode.startswith("item:") and tag in structured_content.VALUE_TAGS.values():
             return context.mode[5:]
         if tag >> 24 == 0x60 and (not context.graphics_screened or context.parent is not None):
             return "X"
+        if tag >> 24 == 0x60 and tag & 0xFFFF == 0x3000:
+            # The screen has read the plane and dropped it where it was not clinical: its description without it would be no overlay.
+            return "K"
         if tag >> 24 == 0x50:
             return "X"
         if tag in (0x0040A730, 0x00400555, 0x00400610) and self._profile.has(Option.CLEAN_STRUCTURED_CONTENT):

@@ -26,7 +26,7 @@ from compliance.name_forms import (
     phrase_pattern,
     phrase_words,
 )
-from compliance.strangers import is_surname, looks_like_a_person
+from compliance.strangers import is_given_name, is_surname, looks_like_a_person
 
 #: What stands where identity stood.
 MARK = "[-]"
@@ -222,6 +222,7 @@ def _announced(folded: str, text: str, origin: list[int], pos: int, *, needs_cap
     """Up to three words behind a title or label that can be a name; with `takes_common` also a name that is an everyday word ("Brown")."""
     spans: list[Span] = []
     known = patterns.clinical_words()
+    previous = ""
     for _ in range(3):
         match = _NAME_WORD.match(folded, pos)
         if match is None:
@@ -230,11 +231,15 @@ def _announced(folded: str, text: str, origin: list[int], pos: int, *, needs_cap
         is_capital = text[origin[start]].isupper() or not text[origin[start]].isascii()
         is_initial = len(word) == 1 and is_capital and not folded[match.end(1) : match.end(1) + 1].isdigit()
         is_titled = is_capital and len(word) > 1 and text[origin[start + 1]].islower()
-        means_more = (word in known or word in patterns.eponyms()) and not (takes_common and is_titled and is_surname(word))
+        # Behind a surname an everyday word is that again ("Dr. Kern White matter"), behind a given name or an initial it is the surname.
+        can_be_common = takes_common and is_titled and (previous == "" or len(previous) == 1 or is_given_name(previous))
+        means_more = (word in known or word in patterns.eponyms()) and not (can_be_common and is_surname(word))
         if not is_initial and (means_more or len(word) < 2 or (needs_capital and not is_capital)):
             break
         spans.append((start, match.end(1)))
-        pos = match.end()
+        pos, previous = match.end(), word
+        if len(word) > 2 and match.group().endswith("."):
+            break
     return spans if any(end - start > 1 for start, end in spans) else []
 
 

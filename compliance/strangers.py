@@ -45,16 +45,18 @@ class _Word(NamedTuple):
 
 def looks_like_a_person(text: str, removed: list[tuple[int, int]]) -> bool:
     """Whether somebody is named outside the spans `removed`."""
+    for first, last in removed:
+        # What is gone is neither a name beside a word nor an initial before it.
+        text = text[:first] + "|" * (last - first) + text[last:]
     words = [_word(match, text) for match in _WORD.finditer(text)]
     has_capitals = any(map(str.isupper, text))
-    free = [not any(word.start < last and first < word.end for first, last in removed) for word in words]
     for index, word in enumerate(words):
-        if not free[index] or len(word.folded) < 3 or not (word.is_capital or not has_capitals):
+        if len(word.folded) < 3 or not (word.is_capital or not has_capitals):
             continue
         following = words[index + 1] if index + 1 < len(words) and _beside(word, words[index + 1], text) else None
         if _is_frequent_name(word, following, text) or (word.is_titled and _is_written_as_a_name(word, text)):
             return True
-    return any(free[index] and free[index + 1] and _is_pair(one, two, text) for index, (one, two) in enumerate(itertools.pairwise(words)))
+    return any(_is_pair(one, two, text) for one, two in itertools.pairwise(words))
 
 
 def _word(match: re.Match[str], text: str) -> _Word:
@@ -104,7 +106,7 @@ def _is_pair(one: _Word, two: _Word, text: str) -> bool:
     ):
         return False
     for given, other in ((one, two), (two, one)):
-        if given.folded not in _given_names() and given.folded not in patterns.given_names():
+        if not is_given_name(given.folded):
             continue
         is_surname = other.folded in _common_surnames() or other.folded in _surnames()
         if (is_surname and other.folded not in patterns.ANATOMY and given.folded not in patterns.clinical_words()) or not _means_something(
@@ -142,6 +144,11 @@ def _more_eponyms() -> frozenset[str]:
 
 def _trade_words() -> frozenset[str]:
     return _list("trade_words")
+
+
+def is_given_name(folded: str) -> bool:
+    """Whether `folded` is a frequent given name."""
+    return folded in _given_names() or folded in patterns.given_names()
 
 
 def is_surname(folded: str) -> bool:

@@ -37,7 +37,7 @@ DATES = [
         rf"(?<!\d){_YEAR}([-/.]){_NUMBER_OF_MONTH}\1{_DAY}(?!\d)(?!\.\d)",
         rf"(?<![\d.,])(?:{_DAY}\s?[-/._]\s?{_NUMBER_OF_MONTH}|{_NUMBER_OF_MONTH}\s?[-/._]\s?{_DAY})\s?[-/._]\s?{_YEAR}(?!\d)",
         rf"(?<![\w.,])(?:{_DAY}([-/.]){_NUMBER_OF_MONTH}\1|{_NUMBER_OF_MONTH}([-/.]){_DAY}\2)\d{{2}}(?![\d.,/-]*\d)(?![a-z]){_NO_UNIT}",
-        rf"(?<!\d){_DAY}(?:st|nd|rd|th|er|\.)?[\s\-./,_]*(?:(?:of|de|del)\s+)?{_MONTH}[\s\-./,_']*(?:(?:de|del)\s+)?(?:{_YEAR}|\d{{2}})(?!\d){_NO_UNIT}",
+        rf"(?<!\d){_DAY}(?:st|nd|rd|th|er|\.)?[\s\-./,_]*(?:(?:of|de|del)\s+)?{_MONTH}[\s\-./,_']*(?:(?:de|del)\s+)?(?:{_YEAR}|\d{{2}})(?!\d)(?!,\s?{_YEAR}){_NO_UNIT}",
         rf"(?<![a-z]){_MONTH}[\s\-_]*{_DAY}(?:st|nd|rd|th)?[\s,\-_./]+{_YEAR}(?!\d)",
         rf"(?<![a-z]){_MONTH}[\s\-,./_']*(?:(?:of|de|del)\s+)?{_YEAR}(?!\d)",
         rf"(?<!\d){_YEAR}[ \-./_]?{_MONTH}[ \-./_]?{_DAY}(?!\d)(?!\.\d){_NO_UNIT}",
@@ -52,19 +52,23 @@ DATES = [
     )
 ]
 
-_SEPARATED = r"[\s\-./()]*"
+#: Between two digits of one telephone number: a blank, a sign that a digit follows at once, or digits in brackets; never the end of a line.
+_SEPARATED = r"(?:[ \t\u00a0]|[\-./](?=\d)|[ \t]?\(\d{1,4}\)[ \t\-]?)?"
 NUMBERS = [
     re.compile(pattern)
     for pattern in (
         r"[a-z0-9._%+\-]+\s?@\s?[a-z0-9\-]+(?:\.[a-z0-9\-]+)+",
         r"(?:https?|ftp|dicom|file)://\S+|(?<![\w.])www\.[a-z0-9\-]+\.[a-z]{2,}\S*|(?<![\w.@])[a-z0-9\-]+\.(?:com|org|net|edu|gov|de|fr|ch|at|uk|nl|info|health|hospital)(?:/\S*)?(?![\w.])",
         r"(?<![\d.])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\d.]*\d)",
+        r"(?<![\w.])[a-z][a-z0-9\-]*(?:\.[a-z0-9\-]+)*\.[a-z]{2,12}/(?=\S*[\d/])[^\s;,]+",
+        r"(?<![\w:])(?:[0-9a-f]{1,4}:){1,6}(?::[0-9a-f]{1,4}){1,6}(?![\w:])",
         r"(?<![0-9a-f:\-])(?:[0-9a-f]{2}[:-]){5}[0-9a-f]{2}(?![0-9a-f])|(?<![\w:])(?:[0-9a-f]{1,4}:){4,7}[0-9a-f]{1,4}(?![\w:])",
         r"(?<![\d-])\d{3}[- ]\d{2}[- ]\d{4}(?![\d-])",
-        rf"(?<![\w.])(?:\+|00)\d{{1,3}}{_SEPARATED}\d(?:{_SEPARATED}\d){{5,12}}(?!\d)",
+        rf"(?<![\w.])(?:\+|00)\d{{1,3}}(?:{_SEPARATED}\d{{1,5}}[ \t]?/[ \t]?(?=\d{{3}}))?(?:{_SEPARATED}\d){{6,13}}(?!\d)",
+        r"(?<![\w.,])0\d(?:[ .\-]\d{2}){4}(?!\d)(?![.,]\d)",
         r"(?<![\w.])\(?\d{3}\)?[\s\-.]{1,2}\d{3}[\s\-.]\d{4}(?!\d)|(?<![\w.])\(\d{2,5}\)\s?\d{3,}(?:[\s\-]?\d{2,})*",
-        r"(?<![\w.,])0\d{1,4}[\s/\-]{1,3}\d{3,}(?:[\s\-]\d{2,})*(?!\d)(?![.,]\d)",
-        r"(?<![a-z])(?:tel|telefon|telephone|phone|ph|fax|mobile|mobil|cell|call|pager|bleep|ext)(?![a-z])\.?\s*(?:no\.?|nr\.?|number)?\s*[:#]?\s*\+?\(?\d[\d\s\-./()]{2,}\d",
+        r"(?<![\w.,])0\d{1,4}[ \t/\-]{1,3}\d{3,}(?:[ \-]\d{2,})*(?!\d)(?![.,]\d)",
+        r"(?<![a-z])(?:tel|telefon|telephone|phone|ph|fax|mobile|mobil|cell|call|pager|bleep|ext)(?![a-z])\.?\s*(?:no\.?|nr\.?|number)?\s*[:#]?\s*\+?\(?\d\)?(?:[ \t]?[\-/()]{0,2}[ \t]?\d|\.\d){3,}",
         r"(?<![\d.])[0-2](?:\.(?:0|[1-9]\d*)){4,}(?![\d.])",
         r"(?<![a-z])(?:mrn|mr\s?#|mr no|pid|pat(?:ient|\.)?[\s\-_]?(?:id|nr|no)|ssn|nhs|acc(?:ession)?|fallnr|fall-?nr|auftrags?-?nr|s/n|serial|chart|record|hospital|"
         r"case|order|visit|encounter|insurance|policy|account|acct|licen[sc]e|member|id|plate|vin)"
@@ -104,7 +108,9 @@ _CARE = (
 )
 CASED_INSTITUTIONS = [
     re.compile(rf"((?:{_CAPITAL}[ \t]+(?:of[ \t]+|the[ \t]+|and[ \t]+|for[ \t]+|&[ \t]+)?){{1,5}}){_CARE}\b"),
-    re.compile(rf"\b(?:{_CARE}|[A-ZÄÖÜ]\w*(?:klinikum|krankenhaus|klinik|spital))[ \t]+(?:(?:of|de|du|von|der|di|da|San|Sankt|St\.?)[ \t]+)*({_CAPITAL}(?:[ \t]+{_CAPITAL})?)"),
+    re.compile(
+        rf"\b(?:{_CARE}|[A-ZÄÖÜ]\w*(?:klinikum|krankenhaus|klinik|spital))[ \t]+(?:(?:of|de|du|von|der|di|da|San|Sankt|St\.?)[ \t]+)*({_CAPITAL}(?:[ \t]+{_CAPITAL})?)"
+    ),
 ]
 
 #: What announces a person; the words behind it are judged by `free_text`.
@@ -117,7 +123,9 @@ LABEL = re.compile(
     r"requested|ordered|seen|reviewed|approved|discussed|befundet|scanned)\s+(?:by|with|von)|referring(?:\s+(?:physician|doctor|md))?|ref\.?\s?(?:by|dr|phys)\.?|physician|operator|technologist|tech|mta|"
     r"radiologist|attending|surgeon|c/o|attn|contact|mother|father|spouse|husband|wife|next of kin|kin|arzt|radiologe|uberweiser|employer|author)\s*(?P<mark>[:=#])?\s*"
 )
-CREDENTIALS = re.compile(r"((?:[^\W\d_]+[.'’\-]?\s+){0,2}[^\W\d_]{2,}),?\s+(?:m\.?d\.?|ph\.?d\.?|frcr|frcp|facr|r\.?n\.?|rt\(r\)|d\.?o\.?)(?![a-z])")
+CREDENTIALS = re.compile(
+    r"((?:[^\W\d_]+[.'’\-]?\s+){0,2}[^\W\d_]{2,}),?\s+(?:m\.?d\.?|ph\.?d\.?|frcr|frcp|facr|r\.?n\.?|rt\(r\)|d\.?o\.?)(?![a-z])"
+)
 CARET_NAME = re.compile(r"[^\W\d_][\w'\-.]*\^[^\W\d_][\w'\-.]*(?:\^[\w'\-.]*)*")
 HONORED_CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]{1,6}\s?(?:様|さん|先生|氏|殿|씨|님|医生|醫師|女士|先生)")
 

@@ -23,6 +23,14 @@ _DOCUMENT, _DOCUMENT_LENGTH = 0x00420011, 0x00420015
 #: UIDs of classes and codings rather than of instances (PS3.6 A): kept where registered, else mapped like any other.
 _REGISTERED = ("1.2.840.10008.", "2.16.840.1.113883.6.")
 
+#: Codes that a document cannot be read without (PS3.3 C.17.3), whoever is called "Text".
+_ENUMERATED = {
+    0x0040A040: frozenset(
+        "TEXT NUM CODE CONTAINER DATETIME DATE TIME UIDREF PNAME COMPOSITE IMAGE WAVEFORM SCOORD SCOORD3D TCOORD".split()
+    ),
+    0x0040A010: frozenset({"CONTAINS", "HAS OBS CONTEXT", "HAS ACQ CONTEXT", "HAS CONCEPT MOD", "HAS PROPERTIES", "INFERRED FROM"}),
+}
+
 
 class ValueRules:
     """The values of one patient; its caches live in `under.memo`."""
@@ -81,8 +89,11 @@ class ValueRules:
             return vr, cleaned.encode(), action if cleaned == text else "C"
         if not has_form(vr, text):
             return None
+        if tag in _ENUMERATED and text in _ENUMERATED[tag]:
+            return vr, text.encode(), action
         if vr == "CS" and self._clean(tag, "CS", text, generic=False) != text:
-            return vr, b"", "Z"
+            # A code that names somebody or some place is one in no table: it may be required (Content Label), so it is not left empty.
+            return vr, DUMMIES["CS"], "D"
         return vr, text.encode(), action
 
     def _clean(self, tag: int, vr: str, text: str, *, generic: bool) -> str:
