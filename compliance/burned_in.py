@@ -93,8 +93,16 @@ class _Reading:
 
     @property
     def is_doubtful(self) -> bool:
-        """Would hold the instance, and was not read well."""
-        return self.kind == TextKind.UNKNOWN and self.on_anatomy and self.is_legible and self.score < SURE_SCORE
+        """Would hold the instance or blank a part of it, and was not read well."""
+        if self.kind != TextKind.UNKNOWN or self.score >= (SURE_SCORE if self.on_anatomy else LEGIBLE_SCORE):
+            return False
+        return self.is_legible if self.on_anatomy else self.has_the_shape_of_a_line
+
+    @property
+    def has_the_shape_of_a_line(self) -> bool:
+        """Text that cannot be read is text all the same where it is long and of several signs."""
+        x0, y0, x1, y1 = self.box
+        return self.signs >= LEGIBLE_SIGNS and max(x1 - x0, y1 - y0) > 2 * min(x1 - x0, y1 - y0)
 
 
 def screen_pixels(
@@ -255,14 +263,8 @@ def _act(reading: _Reading, readings: Sequence[_Reading]) -> Act:
     if _covered(reading.box, better, 0.6):
         return "KEEP"
     if not reading.on_anatomy:
-        return "BLANK" if reading.is_legible or _has_the_shape_of_a_line(reading) else "KEEP"
+        return "BLANK" if reading.is_legible or reading.has_the_shape_of_a_line else "KEEP"
     return "HOLD" if reading.is_legible else "KEEP"
-
-
-def _has_the_shape_of_a_line(reading: _Reading) -> bool:
-    """Text that cannot be read is text all the same where it is long and of several signs."""
-    x0, y0, x1, y1 = reading.box
-    return reading.signs >= LEGIBLE_SIGNS and max(x1 - x0, y1 - y0) > 2 * min(x1 - x0, y1 - y0)
 
 
 def _near(boxes: Sequence[ScreenedBox], shape: PixelShape) -> NDArray[np.bool_]:
