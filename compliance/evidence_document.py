@@ -37,7 +37,7 @@ def keep_document(session: Session, keys: KeyStore, evidence_id: str, document: 
     if evidence is None:
         raise NotFound(f"no evidence {evidence_id}")
     digest = hashlib.sha256(document).hexdigest()
-    if evidence.document_digest not in (None, digest):
+    if (evidence.document_digest or digest).removeprefix("sha256:") != digest:
         raise Conflict("OTHER_DOCUMENT", "the register names another document; a changed document is new evidence")
     if session.get(EvidenceDocument, evidence_id) is not None:
         return digest

@@ -142,6 +142,15 @@ def overdue_review(session: Session, reader_id: str, *, now: datetime) -> Privac
     ).first()
 
 
+def overdue_reader_ids(session: Session, *, now: datetime) -> list[str]:
+    """Every reader who claims nothing until the privacy officer has settled an access of theirs."""
+    return list(
+        session.exec(
+            select(PrivacyReview.reader_id).where(col(PrivacyReview.settled_at).is_(None), col(PrivacyReview.due_at) <= now).distinct()
+        ).all()
+    )
+
+
 def require_reviewed(session: Session, reader_id: str, *, now: datetime) -> None:
     """Raises: NotAllowed(REVIEW_OVERDUE) while an access of this reader has waited for its review for more than 72 hours."""
     if overdue_review(session, reader_id, now=now) is not None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from sqlalchemy import UniqueConstraint
+from sqlalchemy import String, UniqueConstraint, cast
 from sqlmodel import Field, Session, SQLModel, col, select
 
 from compliance import audit
@@ -83,14 +83,42 @@ def unseen_reminders(session: Session, *, now: datetime) -> list[Reminder]:
 
 
 def see_reminder(session: Session, reminder_pk: int, *, actor: str, now: datetime) -> Reminder:
-    """The reminder was acknowledged. Raises: NotFound."""
+    """The reminder was acknowledged, on record; said twice, it is acknowledged once. Raises: NotFound."""
     row = session.get(Reminder, reminder_pk)
     if row is None:
         raise NotFound(f"no reminder {reminder_pk}")
     if row.seen_at is None:
         row.seen_at, row.seen_by = now, actor
         session.add(row)
+        audit.append(
+            session,
+            audit.AuditEvent(
+                event_id=audit.EventId.SECURITY_ALERT,
+                event_type=audit.EventType.REMIND,
+                action=audit.Action.UPDATE,
+                actor=actor,
+                object_id=f"reminder/{reminder_pk}",
+                detail={"subjects": [row.subject], "threshold_days": row.threshold_days, "seen": True},
+            ),
+            at=now,
+        )
     return row
+
+
+def reminders_of_reader(session: Session, reader_id: str, *, now: datetime) -> list[Reminder]:
+    """For the reader themself: the newest reminder of each credential of theirs that ends soon and was not renewed or changed since."""
+    rows = session.exec(
+        select(Reminder)
+        .join(Credential, cast(col(Credential.credential_pk), String) == Reminder.subject_id)
+        .where(
+            Reminder.subject_kind == SubjectKind.CREDENTIAL,
+            Reminder.reader_id == reader_id,
+            col(Reminder.ends_at) > now,
+            col(Credential.superseded_at).is_(None),
+        )
+        .order_by(col(Reminder.ends_at), col(Reminder.reminded_at))
+    ).all()
+    return list({row.subject_id: row for row in rows}.values())
 
 
 def threshold_of(ends_at: datetime, now: datetime) -> int | None:

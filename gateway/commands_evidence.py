@@ -1,8 +1,7 @@
-"""`readgate evidence` and `readgate consent`: the papers and permissions that decisions stand on; every change counts at once."""
+"""`readgate evidence`: the papers that decisions stand on, and their sealed copies. A running server follows each change within seconds."""
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Annotated
 
@@ -11,15 +10,16 @@ import typer
 from gateway.console import DEFAULT_DATA, DataOption, JsonOption, actor, deployment, instant, print_json, print_rows
 
 evidence_app = typer.Typer(
-    name="evidence", help="Agreements and approvals: add, withdraw, list.", no_args_is_help=True, rich_markup_mode=None
+    name="evidence",
+    help="Agreements and approvals: add, document, withdraw, list, import, export.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
-consent_app = typer.Typer(name="consent", help="Patients' consents: add, withdraw.", no_args_is_help=True, rich_markup_mode=None)
 
 
 def mount(app: typer.Typer) -> None:
-    """Adds `evidence` and `consent` to `app`."""
+    """Adds `evidence` to `app`."""
     app.add_typer(evidence_app)
-    app.add_typer(consent_app)
 
 
 @evidence_app.command("add")
@@ -31,13 +31,15 @@ def add_command(
     expires: Annotated[str, typer.Option("--expires", help="ISO 8601.")],
     verified_by: Annotated[str, typer.Option("--verified-by", help="Who looked at it.")],
     data: DataOption = DEFAULT_DATA,
-    document: Annotated[Path | None, typer.Option("--document", help="The document; its SHA-256 goes on record.")] = None,
+    document: Annotated[
+        Path | None, typer.Option("--document", help="The document; it is kept sealed, its SHA-256 goes on record.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Put a document on file."""
     from compliance.credential import Evidence
     from crypto.errors import BadInput
-    from gateway.enrolment import add_evidence
+    from gateway.register_entries import add_evidence
     from gateway.typed_input import identifier, name
 
     identifier("ID", evidence)
@@ -46,7 +48,7 @@ def add_command(
     issued_at, expires_at = instant(issued), instant(expires)
     if expires_at <= issued_at:
         raise BadInput("--expires lies before --issued")
-    document_digest = None if document is None else "sha256:" + hashlib.sha256(document.read_bytes()).hexdigest()
+    content = None if document is None else document.read_bytes()
     with deployment(data) as app:
         add_evidence(
             app,
@@ -58,23 +60,77 @@ def add_command(
                 issued_at=issued_at,
                 expires_at=expires_at,
                 verified_by=verified_by,
-                document_digest=document_digest,
                 recorded_at=app.now(),
             ),
+            document=content,
         )
+        with app.database.reading() as session:
+            document_digest = session.get_one(Evidence, evidence).document_digest
     if as_json:
         print_json({"evidence_id": evidence, "document_digest": document_digest})
         return
     typer.echo(f"{evidence} is on file")
 
 
-@evidence_app.command("withdraw")
-def withdraw_command(evidence: Annotated[str, typer.Argument(metavar="ID")], data: DataOption = DEFAULT_DATA) -> None:
-    """The document counts no longer; claims that stood on it end within seconds."""
-    from gateway.enrolment import withdraw_evidence
+@evidence_app.command("document")
+def document_command(
+    evidence: Annotated[str, typer.Argument(metavar="ID")],
+    file: Annotated[Path, typer.Argument(metavar="FILE")],
+    data: DataOption = DEFAULT_DATA,
+    as_json: JsonOption = False,
+) -> None:
+    """Keep the document behind evidence sealed. Once kept it is not replaced, and only the privacy officer opens it, on the page."""
+    from compliance.evidence_document import keep_document
+
+    with deployment(data) as app, app.database.transaction() as session:
+        digest = keep_document(session, app.keys, evidence, file.read_bytes(), actor=actor(), now=app.now())
+    if as_json:
+        print_json({"evidence_id": evidence, "document_digest": digest})
+        return
+    typer.echo(f"the document of {evidence} is kept sealed, SHA-256 {digest}")
+
+
+@evidence_app.command("import")
+def import_command(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON as `export` writes it.")],
+    data: DataOption = DEFAULT_DATA,
+    as_json: JsonOption = False,
+) -> None:
+    """What the file says is on file from now on, all of it or nothing."""
+    from gateway.register_exchange import import_evidence
+    from gateway.strict_json import read_json
 
     with deployment(data) as app:
-        withdraw_evidence(app, actor(), evidence)
+        ids = import_evidence(app, actor(), read_json(file.read_bytes()), has_effect=False)
+    if as_json:
+        print_json({"evidence_ids": ids})
+        return
+    typer.echo(f"{', '.join(ids) or 'nothing'} on file")
+
+
+@evidence_app.command("export")
+def export_command(data: DataOption = DEFAULT_DATA) -> None:
+    """The evidence that counts, as JSON on stdout; `import` takes it. The export is an entry of the log."""
+    from gateway.register_exchange import export_evidence
+    from gateway.register_note import note_export
+
+    with deployment(data) as app, app.database.transaction() as session:
+        document = export_evidence(session)
+        note_export(session, app.now(), actor(), "evidence", len(document["evidence"]), None)
+    print_json(document)
+
+
+@evidence_app.command("withdraw")
+def withdraw_command(
+    evidence: Annotated[str, typer.Argument(metavar="ID")],
+    data: DataOption = DEFAULT_DATA,
+    reason: Annotated[str, typer.Option("--reason", help="Why, for the log; kept sealed.")] = "",
+) -> None:
+    """The document counts no longer; claims that stood on it end within seconds."""
+    from gateway.register_entries import withdraw_evidence
+
+    with deployment(data) as app:
+        withdraw_evidence(app, actor(), evidence, reason=reason.strip()[:500])
     typer.echo(f"{evidence} is withdrawn")
 
 
@@ -101,66 +157,3 @@ def list_command(data: DataOption = DEFAULT_DATA, as_json: JsonOption = False) -
         ]
     columns = ["evidence_id", "evidence_type", "parties", "issued_at", "expires_at", "verified_by", "withdrawn_at"]
     print_rows(rows, as_json=as_json, columns=columns, empty="nothing on file; see: readgate evidence add --help")
-
-
-@consent_app.command("add")
-def add_consent_command(
-    hospital: Annotated[str, typer.Argument(metavar="HOSPITAL")],
-    pseudonym: Annotated[str, typer.Argument(metavar="PSEUDONYM", help="The patient's, as the hospital's pages show it.")],
-    kind: Annotated[str, typer.Option("--kind", help="SHARING, SEPARATE, INFORMED or TRANSFER.")],
-    data: DataOption = DEFAULT_DATA,
-    status: Annotated[str, typer.Option("--status", help="ACTIVE or REFUSED.")] = "ACTIVE",
-    given: Annotated[str | None, typer.Option("--given", help="ISO 8601; by default now.")] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """A new version of the patient's consent counts from now on."""
-    from gateway.typed_input import fact, word
-
-    word("--status", status, ("ACTIVE", "REFUSED"))
-    fact("--kind", "consent.kind", kind)
-    _record(data, hospital, pseudonym, status, kind, given, as_json)
-
-
-@consent_app.command("withdraw")
-def withdraw_consent_command(
-    hospital: Annotated[str, typer.Argument(metavar="HOSPITAL")],
-    pseudonym: Annotated[str, typer.Argument(metavar="PSEUDONYM")],
-    data: DataOption = DEFAULT_DATA,
-    kind: Annotated[str | None, typer.Option("--kind", help="Which one, where several are on record.")] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """The patient withdrew: open viewers of their studies lose the right within seconds."""
-    from compliance.credential import standing_consents
-    from crypto.errors import BadInput, NotFound
-
-    with deployment(data) as app, app.database.reading() as session:
-        kinds = [row.kind for row in standing_consents(session, hospital, pseudonym) if kind is None or row.kind == kind]
-    if not kinds:
-        raise NotFound(f"no consent of {pseudonym} at {hospital} is on record")
-    if len(kinds) > 1:
-        raise BadInput(f"{pseudonym} has consents of several kinds ({', '.join(sorted(kinds))}): say which with --kind")
-    _record(data, hospital, pseudonym, "WITHDRAWN", kinds[0], None, as_json)
-
-
-def _record(data: Path, hospital: str, pseudonym: str, status: str, kind: str, given: str | None, as_json: bool) -> None:
-    from sqlmodel import select
-
-    from compliance.crosswalk import PatientLink
-    from compliance.hospital import require_hospital
-    from crypto.errors import NotFound
-    from gateway.enrolment import record_consent
-
-    with deployment(data) as app:
-        with app.database.reading() as session:
-            require_hospital(session, hospital)
-            link = session.exec(select(PatientLink).where(PatientLink.pseudonym == pseudonym)).first()
-        if link is None or link.hospital_id != hospital:
-            raise NotFound(f"no patient {pseudonym} at {hospital}")
-        given_at = instant(given) if given is not None else (app.now() if status == "ACTIVE" else None)
-        version = record_consent(
-            app, actor(), hospital_id=hospital, patient_pseudonym=pseudonym, status=status, kind=kind, given_at=given_at
-        )
-    if as_json:
-        print_json({"hospital_id": hospital, "patient_pseudonym": pseudonym, "status": status, "version": version})
-        return
-    typer.echo(f"consent of {pseudonym}, version {version}: {status}")

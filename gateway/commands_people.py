@@ -169,7 +169,7 @@ def credential_command(
     from compliance.credential import Credential, require_reader
     from compliance.facts_vocabulary import CREDENTIAL_STATUSES
     from crypto.errors import BadInput
-    from gateway.enrolment import add_credential, change_credential_status
+    from gateway.register_entries import add_credential, change_credential_status
     from gateway.typed_input import credential_claim, word
 
     if status is not None:

@@ -23,13 +23,14 @@ from compliance.lawbook import LawBundle
 from compliance.principal import Principal
 from compliance.study import Study
 from crypto.errors import BadInput, Conflict
+from crypto.keys import KeyStore
 from gateway.log_proof import LogProof, SubtreeHashes, prove_entry
-from gateway.log_rows import route_of
-from gateway.reading_desk import OBLIGATION_SENTENCES
+from gateway.log_rows import EVENT_WORDS, route_of
+from gateway.obligation_evidence import obligation_rows, what_followed
 from gateway.reason_words import reason_sentence
 from gateway.web.contexts import Reason, Tone
 from gateway.web.contexts_oversight import DecisionRow as ShownDecision
-from gateway.web.contexts_oversight import GateResult, OtherReader
+from gateway.web.contexts_oversight import FollowingEntry, GateResult, ObligationRow, OtherReader
 from gateway.web.rendering import instant as written
 
 GATE_NAMES = {
@@ -51,14 +52,6 @@ _ACTIONS = {
 }
 _TONES: dict[str, Tone] = {"ALLOW": "good", "REFER": "warning", "DENY": "bad"}
 _OUTCOMES = {"ALLOW": "Passed", "REFER": "Referred", "DENY": "Denied"}
-#: How the gateway itself keeps an obligation; the others are kept by the people they name.
-_KEPT = {
-    "VIEW_ONLY": "Kept: the gateway hands out no whole file under this decision.",
-    "NO_PERSIST": "Kept: every answer with images or attributes forbids caches to store it.",
-    "WATERMARK": "Kept: the reading page shows reader, time and decision over the images.",
-    "PRELIMINARY_ONLY": "Kept: a final signature is refused, and a step for a final reader follows.",
-    "FINAL_BY_US_READER": "Kept: the step that follows can only be claimed by a reader who may sign finally.",
-}
 Outcome = Literal["ALLOW", "ALLOW_WITH_OBLIGATIONS", "REFER", "DENY"]
 
 
@@ -72,10 +65,13 @@ class Explanation:
     shown: ShownDecision
     gates: tuple[GateResult, ...]
     facts: tuple[tuple[str, str, str], ...]
-    obligations: tuple[str, ...]
+    obligations: tuple[ObligationRow, ...]
     others: tuple[OtherReader, ...]
     replay: str
     today: str
+    today_reasons: tuple[Reason, ...]
+    about: tuple[tuple[str, str], ...]
+    followed: tuple[FollowingEntry, ...]
     proof: LogProof | None
 
     def as_json(self) -> dict[str, Any]:
@@ -86,9 +82,15 @@ class Explanation:
             "others": [
                 {"reader": one.reader_id, "outcome": one.outcome, "reasons": [reason.code for reason in one.reasons]} for one in self.others
             ],
-            "obligations": list(self.obligations),
+            "about": dict(self.about),
+            "gates": [
+                {"gate": one.gate, "name": one.name, "outcome": one.outcome, "rules": list(one.rules), "evidence": list(one.evidence)}
+                for one in self.gates
+            ],
+            "obligations": [{"code": one.code, "state": one.state, "evidence": one.evidence} for one in self.obligations],
+            "followed": [{"entry": one.index, "at": one.at.isoformat(), "event": one.event} for one in self.followed],
             "replay": self.replay,
-            "today": self.today,
+            "today": {"text": self.today, "reasons": [reason.code for reason in self.today_reasons]},
             "log": None
             if self.proof is None
             else {
@@ -102,7 +104,9 @@ class Explanation:
         }
 
 
-def explain(session: Session, law: LawBundle, hashes: SubtreeHashes, row: DecisionRow, *, public_key: bytes, now: datetime) -> Explanation:
+def explain(
+    session: Session, law: LawBundle, keys: KeyStore, hashes: SubtreeHashes, row: DecisionRow, *, public_key: bytes, now: datetime
+) -> Explanation:
     """Raises: IntegrityFailure where the log contradicts itself."""
     document = json.loads(row.document)
     facts = document["facts"]
@@ -122,6 +126,7 @@ def explain(session: Session, law: LawBundle, hashes: SubtreeHashes, row: Decisi
         .order_by(col(AuditEntry.entry_index))
         .limit(1)
     ).first()
+    today, today_reasons = _today(document, law, now)
     return Explanation(
         row=row,
         document=document,
@@ -129,10 +134,13 @@ def explain(session: Session, law: LawBundle, hashes: SubtreeHashes, row: Decisi
         shown=shown_decision(row, who, pseudonym),
         gates=tuple(_gate(gate) for gate in document["gates"]),
         facts=tuple(_facts(facts)),
-        obligations=tuple(_obligation(name) for name in row.obligations),
+        obligations=obligation_rows(session, law, keys, row, now=now),
         others=_others(session, row, names),
         replay=_replayed(row, document, law, now),
-        today=_today(document, law, now),
+        today=today,
+        today_reasons=today_reasons,
+        about=_about(row, facts, who, pseudonym, hospital.name if hospital is not None else row.hospital_id),
+        followed=tuple(FollowingEntry(index, at, EVENT_WORDS.get(event, event)) for index, at, event in what_followed(session, row.digest)),
         proof=prove_entry(session, hashes, entry_index, public_key) if entry_index is not None else None,
     )
 
@@ -217,16 +225,11 @@ def _plain(value: Any) -> str:
     return {True: "yes", False: "no", None: "not given"}.get(value, str(value)) if value is None or isinstance(value, bool) else str(value)
 
 
-def _obligation(text: str) -> str:
-    name = text.split("(")[0].split(":")[0]
-    return " ".join(part for part in (f"{text}:", OBLIGATION_SENTENCES.get(name, ""), _KEPT.get(name, "")) if part)
-
-
 def _others(session: Session, row: DecisionRow, names: Mapping[str, str]) -> tuple[OtherReader, ...]:
-    """What was decided about every other reader when this study was offered; the newest decision on each."""
+    """What was decided about every other reader when this study was offered, the newest decision on each up to this one."""
     newest: dict[str, DecisionRow] = {}
     for other in decisions_of_study(session, row.study_instance_uid):
-        if other.action == "ROUTE" and other.reader_id != row.reader_id:
+        if other.action == "ROUTE" and other.reader_id != row.reader_id and other.decided_at <= row.decided_at:
             newest[other.reader_id] = other
     return tuple(
         OtherReader(
@@ -250,7 +253,36 @@ def _replayed(row: DecisionRow, document: Mapping[str, Any], law: LawBundle, now
     return f"Came out byte for byte on {written(now)}" if is_same else "Differs: what is stored is not what the law gives"
 
 
-def _today(document: Mapping[str, Any], law: LawBundle, now: datetime) -> str:
+def _about(row: DecisionRow, facts: Mapping[str, Any], who: str, pseudonym: str, hospital: str) -> tuple[tuple[str, str], ...]:
+    """Who, what, where and when, in words; each of them stands among the facts with its source."""
+    reader, login, origin = facts.get("reader", {}), facts.get("login") or {}, facts.get("origin", {})
+    employer = reader.get("employer", {})
+    what = facts.get("object", {})
+    study = " ".join(
+        str(part) for part in (what.get("modality"), what.get("body_part"), "as a prior" if what.get("kind") == "PRIOR" else "") if part
+    )
+    sat = ", ".join(
+        part
+        for part in (
+            f"said {login['declared_country']}" if login.get("declared_country") else "",
+            f"address in {login['ip_country']} ({str(login.get('ip_kind', '')).lower()})" if login.get("ip_country") else "",
+        )
+        if part
+    )
+    who_words = f"{who} ({row.reader_id}), {employer.get('id', 'no firm')} in {employer.get('country', 'an unknown place')}"
+    where = f"established in {reader.get('establishment')}, residence {reader.get('residence')}; "
+    where += f"logged in: {sat}" if sat else "asked before anybody logged in"
+    return (
+        ("Who", who_words if row.reader_id else "nobody: a place is decided on"),
+        ("What", f"{_ACTIONS.get(row.action, row.action)}: {study}, patient {pseudonym}, study {row.study_instance_uid}"),
+        ("From", f"{hospital}, {origin.get('jurisdiction', 'an unknown place')}"),
+        ("Where", where if row.reader_id else f"kept in {facts.get('storage', {}).get('country', 'an unknown place')}"),
+        ("When", written(row.decided_at)),
+        ("Purpose", "emergency treatment" if facts.get("purpose") == "ETREAT" else "treatment"),
+    )
+
+
+def _today(document: Mapping[str, Any], law: LawBundle, now: datetime) -> tuple[str, tuple[Reason, ...]]:
     """The same facts asked now: the law in force, and what has expired since, say something of their own."""
     facts = {**document["facts"], "at": instant(now)}
     if facts.get("login"):
@@ -258,7 +290,8 @@ def _today(document: Mapping[str, Any], law: LawBundle, now: datetime) -> str:
     try:
         asked: Decision = decide(facts, law)
     except BadInput:
-        return "The facts of then are not facts that today's law can read"
-    reasons = f": {', '.join(asked.reasons)}" if asked.reasons else ""
+        return "The facts of then are not facts that today's law can read", ()
     law_words = "the same law" if asked.law == document.get("law") else "another law than then"
-    return f"{asked.outcome}{reasons} (asked {written(now)}, with the facts of then, under {law_words})"
+    words = {"ALLOW": "It would be allowed", "REFER": "It would be referred to a person", "DENY": "It would be denied"}[asked.outcome]
+    reasons = tuple(_reason(code, asked.outcome, "") for code in asked.reasons)
+    return f"{words}. Asked {written(now)}, with the facts of then, under {law_words}.", reasons

@@ -19,16 +19,8 @@ from compliance.credential import Credential, Employer, Evidence
 from compliance.hospital import Hospital, ReportTarget, TargetKind
 from compliance.principal import RegisteredNetwork, Role
 from gateway.application import Application
-from gateway.enrolment import (
-    add_credential,
-    add_evidence,
-    add_hospital,
-    add_network,
-    add_principal,
-    add_reader,
-    add_sender,
-    add_target,
-)
+from gateway.enrolment import add_hospital, add_network, add_principal, add_reader, add_sender, add_target
+from gateway.register_entries import add_credential, add_evidence
 from gateway.samples.people import INSTITUTIONS
 
 LOGINS_NAME = "demo-logins.json"

@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass
-from datetime import datetime
 
 from sqlmodel import col, select
 
 from compliance import audit
 from compliance.credential import (
-    Consent,
-    Credential,
     Employer,
-    Evidence,
     Reader,
-    newest_consent,
-    require_reader,
 )
-from compliance.facts import evidence_facts
-from compliance.facts_schema import read_facts
-from compliance.facts_vocabulary import CONSENT_KINDS, CONSENT_STATUSES
 from compliance.hospital import PLAINTEXT_ALLOWED, DicomPeer, Hospital, ReportTarget, may_leave_in_plaintext
 from compliance.principal import LoginSession, Principal, RegisteredNetwork, Role
 from compliance.second_factor import seal_totp
@@ -29,7 +20,6 @@ from crypto.errors import BadInput, Conflict, NotFound
 from crypto.passwords import hash_password, totp_new_secret
 from crypto.signing_key import create_reader_key
 from gateway.application import Application
-from gateway.credential_rules import require_consistent, require_readable, same_subject
 from gateway.register_note import note, seal_reason
 
 
@@ -204,143 +194,6 @@ def add_reader(
         note(
             session, app.now(), actor, audit.EventType.USER_SECURITY_CHANGED, None, {"reader": reader_id, "employer": employer.employer_id}
         )
-
-
-def add_credential(app: Application, actor: str, credential: Credential) -> int:
-    """The credential counts from now on, in every decision; its key.
-
-    Raises: BadInput where the engine could not use it, or it contradicts what is on file; NotFound.
-    """
-    with app.database.transaction() as session:
-        require_reader(session, credential.reader_id)
-        session.add(credential)
-        session.flush()
-        require_consistent(session, credential, now=app.now())
-        note(
-            session,
-            app.now(),
-            actor,
-            audit.EventType.USER_SECURITY_CHANGED,
-            None,
-            {"reader": credential.reader_id, "credential": credential.kind, "status": credential.status},
-        )
-        assert credential.credential_pk is not None
-        return credential.credential_pk
-
-
-def change_credential_status(app: Application, actor: str, credential_pk: int, status: str, *, reason: str = "") -> str:
-    """The credential has another status from now on; the old row stays for yesterday's decisions. The reader's id.
-
-    Raises: NotFound; BadInput where that contradicts what else is on file.
-    """
-    with app.database.transaction() as session:
-        before = session.get(Credential, credential_pk)
-        if before is None or before.superseded_at is not None:
-            raise NotFound(f"no standing credential {credential_pk}")
-        # A renewal that overlaps speaks of the same right: it is suspended and reinstated with it.
-        alike = [other for other in same_subject(session, before) if other.status == before.status]
-        for standing in (before, *alike):
-            standing.superseded_at = app.now()
-            after = Credential(
-                **standing.model_dump(exclude={"credential_pk", "status", "recorded_at", "superseded_at", "claim"}),
-                claim=dict(standing.claim),
-                status=status,
-                recorded_at=app.now(),
-            )
-            session.add_all([standing, after])
-        session.flush()
-        require_readable(session, after)
-        note(
-            session,
-            app.now(),
-            actor,
-            audit.EventType.USER_SECURITY_CHANGED,
-            None,
-            {"reader": before.reader_id, "credential": before.kind, "status": status, "rows": 1 + len(alike)},
-            sealed=seal_reason(app.keys, None, reason),
-        )
-        return before.reader_id
-
-
-def add_evidence(app: Application, actor: str, evidence: Evidence) -> None:
-    """The document is on file. Raises: Conflict; BadInput where the engine could not use it."""
-    read = read_facts({"evidence": [evidence_facts(evidence)]})
-    if any(item.gaps for item in read.evidence) or evidence.expires_at <= evidence.issued_at:
-        raise BadInput("evidence needs a type, parties, and an end after its beginning")
-    with app.database.transaction() as session:
-        if session.get(Evidence, evidence.evidence_id) is not None:
-            raise Conflict("EVIDENCE_EXISTS", evidence.evidence_id)
-        session.add(evidence)
-        note(
-            session,
-            app.now(),
-            actor,
-            audit.EventType.SECURITY_CONFIGURATION,
-            None,
-            {"evidence": evidence.evidence_id, "type": evidence.evidence_type, "parties": list(evidence.parties)},
-        )
-
-
-def withdraw_evidence(app: Application, actor: str, evidence_id: str, *, reason: str = "") -> list[str]:
-    """The document counts no longer; its parties. Raises: NotFound."""
-    with app.database.transaction() as session:
-        evidence = session.get(Evidence, evidence_id)
-        if evidence is None or evidence.withdrawn_at is not None:
-            raise NotFound(f"no standing evidence {evidence_id}")
-        evidence.withdrawn_at = app.now()
-        session.add(evidence)
-        note(
-            session,
-            app.now(),
-            actor,
-            audit.EventType.SECURITY_CONFIGURATION,
-            None,
-            {"evidence": evidence_id, "withdrawn": True, "parties": list(evidence.parties)},
-            sealed=seal_reason(app.keys, None, reason),
-        )
-        return list(evidence.parties)
-
-
-def record_consent(
-    app: Application,
-    actor: str,
-    *,
-    hospital_id: str,
-    patient_pseudonym: str,
-    status: str,
-    kind: str,
-    given_at: datetime | None,
-    reason: str = "",
-) -> int:
-    """A new version of the patient's consent of this kind counts from now on; its number. Raises: BadInput."""
-    if status not in CONSENT_STATUSES or kind not in CONSENT_KINDS:
-        raise BadInput(f"a consent is one of {', '.join(CONSENT_STATUSES)}, of kind {', '.join(CONSENT_KINDS)}")
-    now = app.now()
-    with app.database.transaction() as session:
-        before = newest_consent(session, hospital_id, patient_pseudonym, kind)
-        version = before.version + 1 if before is not None else 1
-        session.add(
-            Consent(
-                hospital_id=hospital_id,
-                patient_pseudonym=patient_pseudonym,
-                status=status,
-                kind=kind,
-                version=version,
-                given_at=given_at or (before.given_at if before is not None else None),
-                withdrawn_at=now if status == "WITHDRAWN" else None,
-                recorded_at=now,
-            )
-        )
-        note(
-            session,
-            now,
-            actor,
-            audit.EventType.SECURITY_CONFIGURATION,
-            hospital_id,
-            {"consent": status, "kind": kind, "version": version, "patient": patient_pseudonym},
-            sealed=seal_reason(app.keys, hospital_id, reason),
-        )
-        return version
 
 
 def end_access(app: Application, actor: str, principal_id: str, *, reason: str = "") -> None:

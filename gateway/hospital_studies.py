@@ -235,14 +235,14 @@ def _row(row: ReceivedStudy, study: Study | None, identity: _Identity, life: Stu
         tone=life.tone,
         due_at=life.due_at,
         steps=life.steps,
-        eligible_reader_count=life.eligible_reader_count,
-        unclaimed_reasons=life.unclaimed_reasons,
+        unclaimed=life.unclaimed,
+        quarantine_href=life.quarantine_href,
         deliveries=life.deliveries,
         report_href=f"/studies/{row.received_study_pk}/report.pdf" if life.copy_label else None,
         report_label=life.copy_label,
+        deid_href=f"/studies/{row.received_study_pk}/deidentification" if study is not None else None,
         is_arriving=row.state == ReceivedState.RECEIVING,
         expected_count=life.expected_count,
-        deid_href=f"/studies/{row.received_study_pk}/deidentification" if study is not None else None,
         shows_face=study is not None and "RECOGNIZABLE_VISUAL_FEATURES" in study.deidentification.get("flags", ()),
     )
 

@@ -15,12 +15,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from crypto.errors import BadInput, NotAllowed, NotFound, ReadgateError
 from gateway import (
+    api_registers,
     dicomweb_routes,
     pages_break_glass,
+    pages_consents,
+    pages_credentials,
     pages_decisions,
     pages_deid_manifest,
     pages_entry,
+    pages_evidence,
     pages_hospital,
+    pages_log_entry,
     pages_oversight,
     pages_pixel_queue,
     pages_pixel_review,
@@ -31,6 +36,7 @@ from gateway import (
 )
 from gateway.application import Application
 from gateway.metrics import is_metrics_reader, metrics_text
+from gateway.posted_document import document_bytes_max
 from gateway.reason_words import refusal_sentence
 from gateway.request_context import SESSION_COOKIE, SESSION_ENDED, address_of
 from gateway.responses import answer_of, reason_of
@@ -52,9 +58,14 @@ _PAGES = (
     pages_pixel_queue,
     pages_pixel_review,
     pages_oversight,
+    pages_log_entry,
     pages_decisions,
     pages_deid_manifest,
     pages_registers,
+    pages_credentials,
+    pages_evidence,
+    pages_consents,
+    api_registers,
 )
 _NO_STORE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
@@ -83,7 +94,8 @@ def make_http_app(application: Application) -> FastAPI:
 class RefuseNul:
     """Answers 400 where path, query or a form's fields hold a NUL: no text of ours has one, and PostgreSQL takes none.
 
-    A JSON body says it as an escape, which the reader's text rules refuse by name; what is uploaded is binary and passes.
+    A JSON body says it as an escape, which the reader's text rules refuse by name; what is uploaded is binary and passes, and the fields
+    beside a document are looked at where they are read (posted_document.py).
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -111,7 +123,8 @@ class RefuseNul:
             last = body[-2:]
             return message
 
-        await self._app(scope, looked_at if is_form and not is_upload(scope) else receive, send)
+        is_binary = is_upload(scope) or document_bytes_max(scope) is not None
+        await self._app(scope, looked_at if is_form and not is_binary else receive, send)
 
 
 class LimitBody:
@@ -122,12 +135,13 @@ class LimitBody:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         taken = 0
+        most = document_bytes_max(scope) or BODY_BYTES_MAX
 
         async def limited() -> Message:
             nonlocal taken
             message = await receive()
             taken += len(message.get("body", b""))
-            if taken > BODY_BYTES_MAX:
+            if taken > most:
                 raise HTTPException(413)
             return message
 
@@ -192,4 +206,4 @@ def _error(request: Request, status: int, title: str, advice: str, reason: str) 
 
 
 def _wants_page(request: Request) -> bool:
-    return "text/html" in request.headers.get("accept", "") and not request.url.path.startswith("/dicom-web")
+    return "text/html" in request.headers.get("accept", "") and not request.url.path.startswith(("/dicom-web", "/api/"))

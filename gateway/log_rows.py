@@ -22,6 +22,7 @@ from compliance.decision_log import DecisionRow
 from compliance.principal import Principal
 from compliance.study import Study
 from gateway.application import LOG_ORIGIN, Application
+from gateway.log_words import subject_words, value_words
 from gateway.login import Visitor
 from gateway.web.contexts import Choice, Tone
 from gateway.web.contexts_oversight import AuditEntry, TreeHead
@@ -217,11 +218,12 @@ def _in_words(session: Session, rows: Sequence[audit.AuditEntry]) -> tuple[Audit
             principal=people.get(row.actor, (row.actor, ""))[0],
             role=people.get(row.actor, ("", "program" if row.actor.startswith("readgate/") else ""))[1],
             pseudonym=pseudonyms.get(row.study_instance_uid or "", ""),
-            subject=_subject(row),
+            subject=subject_words(row),
             route=routes.get(row.decision_digest or "", ""),
             # An entry may name a decision whose page there is not (a preview): no link then.
             decision_digest=row.decision_digest if row.decision_digest in routes and row.decision_digest is not None else "",
-            reason_code=_reason(row),
+            reason_code=(code := _reason(row)),
+            reason_text=value_words(row.event_type, "reason", code).removesuffix(f" ({code})") if code else "",
         )
         for row in rows
     )
@@ -232,18 +234,6 @@ def _people(session: Session, ids: set[str]) -> dict[str, tuple[str, str]]:
         select(Principal.principal_id, Principal.display_name, Principal.role).where(col(Principal.principal_id).in_(ids))
     ).all()
     return {principal_id: (name, _ROLE_WORDS.get(role, role)) for principal_id, name, role in rows}
-
-
-def _subject(row: audit.AuditEntry) -> str:
-    """What was acted on, in identifiers; for an opening of identities how many and what for."""
-    if row.event_type == audit.EventType.REIDENTIFY:
-        count = row.detail.get("opened", 1)
-        return f"{count} {'identity' if count == 1 else 'identities'}, {row.detail.get('purpose', '')}"
-    if row.event_type == audit.EventType.DECIDE:
-        return f"{row.detail.get('action', '')} by {row.detail.get('reader', '')}"
-    detail = {name: value for name, value in row.detail.items() if value not in ("", None, [], 0) and name not in ("refused", "reason")}
-    words = ", ".join(f"{name} {_short(value)}" for name, value in sorted(detail.items()))
-    return "; ".join(part for part in (_short(row.object_id or ""), words) if part)
 
 
 def _reason(row: audit.AuditEntry) -> str:

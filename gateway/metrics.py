@@ -6,16 +6,20 @@ Labels are states and hospital identifiers. Nothing of a patient, a study or a r
 from __future__ import annotations
 
 import ipaddress
+from collections import Counter
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
-from sqlmodel import func, select
+from sqlmodel import Session, func, select
 
 from compliance.audit import tree_head
+from compliance.privacy_review import overdue_reader_ids
 from compliance.quarantine import QuarantineItem
+from compliance.reminders import THRESHOLD_DAYS, unseen_reminders
 from gateway.application import Application
 from gateway.intake import free_bytes
 from gateway.received import ReceivedStudy
@@ -44,9 +48,21 @@ class WorkCollector(Collector):
                 ).all():
                     gauge.add_metric((hospital_id, state), count)
                 yield gauge
+            yield _reminders(session, self._app.now())
+            overdue = overdue_reader_ids(session, now=self._app.now())
+            yield GaugeMetricFamily("readgate_readers_blocked_by_reviews", "Readers who wait for an overdue review", value=len(overdue))
             yield GaugeMetricFamily("readgate_audit_entries", "Entries of the audit log", value=tree_head(session).size)
         yield GaugeMetricFamily("readgate_spool_segments", "Segments of the spool", value=len(self._app.spool.segments()))
         yield GaugeMetricFamily("readgate_spool_free_bytes", "Free space on the spool's disk", value=free_bytes(self._app.data / "spool"))
+
+
+def _reminders(session: Session, now: datetime) -> GaugeMetricFamily:
+    """Papers and credentials that end soon and that nobody acknowledged, by the threshold that was reached."""
+    gauge = GaugeMetricFamily("readgate_reminders_unseen", "Unacknowledged reminders of ends, by days before", labels=("days",))
+    counts = Counter(row.threshold_days for row in unseen_reminders(session, now=now))
+    for days in THRESHOLD_DAYS:
+        gauge.add_metric((str(days),), counts[days])
+    return gauge
 
 
 def metrics_text(app: Application) -> bytes:

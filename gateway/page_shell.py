@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from urllib.parse import urlencode
 
 from sqlmodel import Session, func, select
@@ -10,7 +11,9 @@ from sqlmodel import Session, func, select
 from compliance.hospital import Hospital
 from compliance.pixel_review import BURNED_IN_TEXT
 from compliance.principal import Role
+from compliance.privacy_review import open_reviews, unseen_notices
 from compliance.quarantine import QuarantineItem, QuarantineState
+from compliance.reminders import unseen_reminders
 from gateway.application import Application
 from gateway.login import Visitor
 from gateway.web.contexts import NavigationEntry, Notice, Paging, Shell
@@ -49,7 +52,7 @@ def shell_of(app: Application, visitor: Visitor, current: str, *, title: str | N
     entries = NAVIGATION[visitor.principal.role]
     with app.database.reading() as session:
         hospital = session.get(Hospital, visitor.principal.hospital_id) if visitor.principal.hospital_id is not None else None
-        counts = {href: waiting(session, href, visitor) for href, _ in entries}
+        counts = {href: waiting(session, href, visitor, now=app.now()) for href, _ in entries}
     return Shell(
         title=title or _TITLES.get(current, "Readgate"),
         principal_name=visitor.principal.display_name,
@@ -66,7 +69,7 @@ def shell_of(app: Application, visitor: Visitor, current: str, *, title: str | N
     )
 
 
-def waiting(session: Session, href: str, visitor: Visitor) -> int | None:
+def waiting(session: Session, href: str, visitor: Visitor, *, now: datetime) -> int | None:
     """How many things behind a navigation entry wait for this person; None where nothing is counted."""
     if href == "/quarantine":
         held = select(func.count()).select_from(QuarantineItem).where(QuarantineItem.state == QuarantineState.HELD)
@@ -75,6 +78,8 @@ def waiting(session: Session, href: str, visitor: Visitor) -> int | None:
         held = select(func.count()).select_from(QuarantineItem).where(QuarantineItem.state == QuarantineState.HELD)
         own = held.where(QuarantineItem.hospital_id == visitor.principal.hospital_id, QuarantineItem.reason_code == BURNED_IN_TEXT)
         return session.exec(own).one()
+    if href == "/privacy/reviews":
+        return len(open_reviews(session)) + len(unseen_notices(session)) + len(unseen_reminders(session, now=now))
     if href == "/deliveries":
         return session.exec(select(func.count()).select_from(Delivery).where(Delivery.state == DeliveryState.DEAD_LETTER)).one()
     return None

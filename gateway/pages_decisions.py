@@ -52,7 +52,8 @@ def show_decision(request: Request, app: App, officer: Officer, digest: str) -> 
     note_reading(app, officer, LogFilters())
     hashes = _hashes(request)
     with app.database.reading() as session:
-        found = explain(session, app.law, hashes, require_decision(session, digest), public_key=app.log_signer.public_key, now=app.now())
+        row = require_decision(session, digest)
+        found = explain(session, app.law, app.keys, hashes, row, public_key=app.log_signer.public_key, now=app.now())
         study = session.exec(select(Study.study_instance_uid).where(Study.study_instance_uid == found.row.study_instance_uid)).first()
     if request.query_params.get("format") == "json":
         return JSONResponse(found.as_json(), headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"})
@@ -70,6 +71,9 @@ def show_decision(request: Request, app: App, officer: Officer, digest: str) -> 
             law_digest=str(found.document["law"]),
             replay=found.replay,
             today=found.today,
+            today_reasons=found.today_reasons,
+            about=found.about,
+            followed=found.followed,
             others=found.others,
             log_index=proof.index if proof is not None else None,
             log_proof=tuple(node.hex() for node in proof.path) if proof is not None else (),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import datetime
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse, StreamingResponse
@@ -34,6 +35,7 @@ _TEXTS = {
     "/quarantine": "Studies that wait for you to decide",
     "/privacy": "Who did what, and the proof of it",
     "/privacy/decisions": "Why each access was allowed or refused",
+    "/privacy/reviews": "Emergency access, notices and papers that end soon",
     "/credentials": "What readers may show",
     "/evidence": "Agreements and approvals",
     "/consents": "What patients said",
@@ -41,14 +43,14 @@ _TEXTS = {
     "/readers": "Who may log in to read",
     "/hospitals": "Senders and destinations",
 }
-_URGENT: dict[str, Tone] = {"/deliveries": "bad", "/quarantine": "warning"}
+_URGENT: dict[str, Tone] = {"/deliveries": "bad", "/quarantine": "warning", "/privacy/reviews": "warning"}
 _HOMES = {Role.READER: "/worklist", Role.HOSPITAL_STAFF: "/studies", Role.PRIVACY_OFFICER: "/privacy", Role.OPERATOR: "/deliveries"}
 
 
 @router.get("/")
 def home(app: App, visitor: AnyVisitor) -> Response:
     with app.database.reading() as session:
-        tiles = [_tile(session, href, label, visitor) for href, label in NAVIGATION[visitor.principal.role]]
+        tiles = [_tile(session, href, label, visitor, app.now()) for href, label in NAVIGATION[visitor.principal.role]]
     tiles.sort(key=lambda tile: tile.tone == "neutral")
     return render("home.html.j2", HomePage(shell=shell_of(app, visitor, "/"), tiles=tuple(tiles)))
 
@@ -144,8 +146,8 @@ def _worklist_state(app: Application, login_digest: str) -> tuple[object, ...] |
     return (tuple(sorted((state, count) for state, count in counts)), amended)
 
 
-def _tile(session: Session, href: str, label: str, visitor: Visitor) -> Tile:
-    count = waiting(session, href, visitor)
+def _tile(session: Session, href: str, label: str, visitor: Visitor, now: datetime) -> Tile:
+    count = waiting(session, href, visitor, now=now)
     if href == "/worklist":
         count = session.exec(
             select(func.count())

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
-from fastapi.responses import RedirectResponse
+from fastapi.responses import JSONResponse, RedirectResponse
 
 from compliance import audit
 from compliance.principal import Role
@@ -20,8 +20,10 @@ from gateway.expected_instances import expect_instances_of
 from gateway.hospital_studies import STATES, STUDIES_PER_PAGE, find_studies, own_received_study
 from gateway.login import Visitor
 from gateway.page_shell import paging_of, shell_of
-from gateway.request_context import App, PostedForm, hospital_staff_of, page_number, reason_in, staff_or_operator_of
+from gateway.register_note import seal_reason
+from gateway.request_context import App, PostedForm, hospital_staff_of, natural_number, page_number, reason_in, staff_or_operator_of
 from gateway.study_life import newest_copied_report
+from gateway.study_why import why_unclaimed_document
 from gateway.web.contexts_oversight import HospitalStudiesPage
 from gateway.web.rendering import render
 from reporting.delivery_queue import release_dead_letter, require_delivery
@@ -34,7 +36,8 @@ StaffOrOperator = Annotated[Visitor, Depends(staff_or_operator_of)]
 
 @router.get("/studies")
 def show_studies(request: Request, app: App, staff: Staff) -> Response:
-    return _studies_page(app, staff, "", _state_of(request.query_params), page_number(request))
+    number = natural_number(request.query_params.get("number"), digits_max=15)
+    return _studies_page(app, staff, f"#{number}" if number is not None else "", _state_of(request.query_params), page_number(request))
 
 
 @router.post("/studies/search")
@@ -67,6 +70,18 @@ def _studies_page(app: Application, staff: Visitor, q: str, state: str, page: in
             states=STATES,
         ),
     )
+
+
+@router.get("/studies/{study_key}/unclaimed")
+def show_unclaimed(app: App, staff: Staff, study_key: str) -> Response:
+    """Why nobody has claimed the study, as JSON: counts by reason, no reader's name."""
+    with app.database.reading() as session:
+        received = own_received_study(session, staff, study_key)
+        if received is None or received.study_instance_uid is None:
+            raise NotFound("no such study")
+        study = require_study(session, received.study_instance_uid)
+        document = why_unclaimed_document(session, study, now=app.now())
+    return JSONResponse(document, headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"})
 
 
 @router.get("/studies/{study_key}/report.pdf")
@@ -146,7 +161,8 @@ def release_delivery(app: App, visitor: StaffOrOperator, form: PostedForm, deliv
                 actor=visitor.principal_id,
                 hospital_id=delivery.hospital_id,
                 object_id=delivery.report_uid,
-                detail={"act": "release dead letter", "reason": reason},
+                detail={"act": "release dead letter"},
+                sealed_body=seal_reason(app.keys, delivery.hospital_id, reason),
             ),
             at=app.now(),
         )

@@ -63,7 +63,7 @@ def show_quarantine(request: Request, app: App, staff: Staff) -> Response:
             state=query["state"],
             states=STATES,
             reason=query["reason"],
-            reasons=tuple(Choice(code, code) for code in sorted(reasons)),
+            reasons=tuple(Choice(code, _reason_words(code)) for code in sorted(reasons, key=_reason_words)),
         ),
     )
 
@@ -78,7 +78,7 @@ def show_item(app: App, staff: Staff, quarantine_id: str) -> Response:
         decided_by = session.get(Principal, item.decided_by) if item.decided_by else None
     is_open = can_settle(item, received)
     happened, to_do = held_words(item.reason_code)
-    history = [LifeStep("Received", received.first_at, "done"), LifeStep("Held", item.held_at, "failed", item.reason_code)]
+    history = [LifeStep("Received", received.first_at, "done"), LifeStep("Held", item.held_at, "failed", _reason_words(item.reason_code))]
     if item.decided_at is not None:
         who = decided_by.display_name if decided_by is not None else item.decided_by or ""
         history.append(LifeStep(_WORDS[item.state][0], item.decided_at, "done", f"{who}: {decision_note(item, app.keys)}"))
@@ -89,7 +89,8 @@ def show_item(app: App, staff: Staff, quarantine_id: str) -> Response:
             row=row,
             what_happened=happened,
             what_to_do=to_do,
-            facts=(("In the list of studies", f"#{item.received_study_pk}"), *((("Detail", item.detail),) if item.detail else ())),
+            facts=(("Detail", item.detail),) if item.detail else (),
+            study_href=f"/studies?number={item.received_study_pk}",
             may_release=is_open,
             may_reject=is_open,
             repairs=tuple(Choice(name, words) for name, words in REPAIRS.get(item.reason_code, {}).items()) if is_open else (),
@@ -157,7 +158,7 @@ def _row(session: Session, item: QuarantineItem, hospital_name: str) -> Quaranti
         hospital_name=hospital_name,
         # A frame names its sender, and a row does not: where a hospital has several, any of them may have sent it.
         calling_ae_title=" or ".join(sorted(senders)),
-        reason=Reason(code=item.reason_code, text=held_words(item.reason_code)[0].partition(".")[0]),
+        reason=Reason(code=item.reason_code, text=_reason_words(item.reason_code)),
         tag=tag,
         keyword=_keyword(tag),
         modality=", ".join(sorted({UID(uid).name.removesuffix(" Storage").removesuffix(" Image") for uid in classes})),
@@ -165,6 +166,10 @@ def _row(session: Session, item: QuarantineItem, hospital_name: str) -> Quaranti
         status=status,
         tone=tone,
     )
+
+
+def _reason_words(code: str) -> str:
+    return held_words(code)[0].partition(".")[0]
 
 
 def _keyword(tag: str) -> str:

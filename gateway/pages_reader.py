@@ -14,18 +14,19 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from compliance.deid_manifest import manifest_words
 from compliance.hospital import require_hospital
+from compliance.reminders import reminders_of_reader
 from compliance.study import open_order_text, open_study_key, study_by_pk
 from crypto.errors import BadInput, Conflict, NotAllowed
 from gateway.application import Application
 from gateway.held_step import ReaderVisitor, grants_of_step, is_held, look_back, own_step, transaction_uid_of, why_ended
 from gateway.login import Visitor, visitor_of
+from gateway.obligation_words import obligation_sentence
 from gateway.page_shell import shell_of
 from gateway.reading_desk import (
     begun,
     critical_of,
     href_of_study,
     kinds_for,
-    obligation_sentence,
     patient_summary,
     priors_shown,
     said_of,
@@ -37,7 +38,7 @@ from gateway.reading_desk import (
 from gateway.reason_words import reason_sentence, refusal_sentence
 from gateway.request_context import SESSION_COOKIE, App, PostedForm, address_of, page_number
 from gateway.web.contexts import CriticalResult, Notice, ReadPage, ReportText, WorklistRowPart
-from gateway.web.rendering import render
+from gateway.web.rendering import day, render
 from gateway.worklist_page import filters_of, row_of, worklist_page
 from reporting.authoring import load_draft, save_draft
 from reporting.content import ReportKind
@@ -96,7 +97,7 @@ class BeatBody(BaseModel):
 
 @router.get("/worklist")
 def show_worklist(request: Request, app: App, reader: ReaderVisitor) -> Response:
-    notices = _end_notice(app, reader, request.query_params.get("ended", ""))
+    notices = (*_end_notice(app, reader, request.query_params.get("ended", "")), *_ending_soon(app, reader))
     shell = shell_of(app, reader, "/worklist", notices=notices)
     return render("worklist.html.j2", worklist_page(app, reader, filters_of(request.query_params), page=page_number(request), shell=shell))
 
@@ -243,6 +244,20 @@ def _end_notice(app: Application, reader: Visitor, procedure_step_uid: str) -> t
         return ()
     reason = (step.cancellation_reason or "NOT_YOUR_CLAIM").partition(": ")[0]
     return (Notice(refusal_sentence(reason) or reason_sentence(reason), "warning"),)
+
+
+def _ending_soon(app: Application, reader: Visitor) -> tuple[Notice, ...]:
+    """What of the reader's own papers ends soon: they renew it, nobody else can."""
+    now = app.now()
+    with app.database.reading() as session:
+        rows = reminders_of_reader(session, reader.principal_id, now=now)
+    return tuple(
+        Notice(
+            f"Your {row.subject.partition(' of ')[0].replace('_', ' ').lower()} ends on {day(row.ends_at.date())}. Renew it in time.",
+            "warning",
+        )
+        for row in rows
+    )
 
 
 def _read_page(app: Application, reader: Visitor, step: ProcedureStep, grants: list[ViewGrant], wanted_kind: str) -> ReadPage:

@@ -7,9 +7,7 @@ in its own words: a missing sentence hides nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-
-from gateway.web.contexts import Reason
+from collections.abc import Mapping
 
 _CREDENTIALS = {
     "LICENCE": "licence",
@@ -112,19 +110,6 @@ def refusal_sentence(code: str) -> str:
     head = code.partition(":")[0]
     is_of_a_decision = head in _DECISION or head.startswith(("CRED_", "EVIDENCE_"))
     return reason_sentence(code) if is_of_a_decision else ""
-
-
-def counted_reasons(refused: Mapping[str, Sequence[str]], readers_max: int = 8) -> tuple[Reason, ...]:
-    """Why nobody claims a study, in one glance: each reason with the number of readers it stops, the commonest first."""
-    counts: dict[str, int] = {}
-    for codes in refused.values():
-        for code in set(codes):
-            counts[code] = counts.get(code, 0) + 1
-    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return tuple(
-        Reason(code=code, text=f"{count} {'reader' if count == 1 else 'readers'}: {reason_sentence(code)}")
-        for code, count in ordered[:readers_max]
-    )
 
 
 #: Reason of quarantine -> (what happened, what to do). What was found is never repeated: it is what must not be shown.

@@ -1,6 +1,7 @@
 """Registers in and out as documents: consents as FHIR R4 Consent, credentials and evidence as JSON. Every change is audited and at once.
 
-Pages and commands hand in what a file holds (already parsed) and who acts; nothing here asks who that is.
+Pages, programs and commands hand in what a file holds (already parsed) and who acts; nothing here asks who that is. A command, which may
+run beside a server under another law, leaves the effect to that server (`has_effect=False`, register_changes.py).
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from compliance.crosswalk import PatientLink
 from compliance.facts import credential_facts, evidence_facts
 from compliance.facts_vocabulary import CREDENTIAL_COMMON, CREDENTIAL_TYPES
 from compliance.hospital import Hospital
+from compliance.lawbook import LawBundle
 from compliance.rule import Wanted
-from crypto.errors import BadInput, Conflict, NotFound
+from crypto.errors import BadInput, NotFound
 from gateway.application import Application
-from gateway.enrolment import add_credential, add_evidence
-from gateway.register_effects import take_effect
+from gateway.register_effects import take_effect, take_effect_of_evidence
+from gateway.register_entries import file_credential, file_evidence, require_newer_word
 from gateway.register_note import note
 
 CREDENTIALS_FORMAT = "readgate-credentials-1"
@@ -30,24 +32,33 @@ EVIDENCE_FORMAT = "readgate-evidence-1"
 _ITEMS_MAX = 1000
 
 
-def import_consent(app: Application, actor: str, document: Any) -> list[int]:
-    """The consents in `document` (a Consent, or a Bundle of them) count from now on; their versions, in order. All or none.
+def import_consent(app: Application, actor: str, document: Any, *, hospital_id: str | None = None, has_effect: bool = True) -> list[int]:
+    """The consents in `document` (a Consent, or a Bundle of them) count from now on; their versions, in order. All or none; of
+    `hospital_id` alone, where that is given.
 
     Raises: BadInput with the path of what was not understood; NotFound for a patient, hospital or actor that is not here; Conflict where
     what is on file is newer.
     """
     statements = [read_consent(resource) for resource in _resources(document)]
+    if hospital_id is not None and any(statement.hospital_id != hospital_id for statement in statements):
+        raise NotFound("Consent.organization: no such hospital")
     versions = []
     with app.database.transaction() as session:
         for statement in statements:
             versions.append(_record(session, app.now(), actor, statement))
-    for statement in statements:
+    for statement in statements if has_effect else ():
         take_effect(app, hospital_ids=[statement.hospital_id], patient_pseudonym=statement.patient_pseudonym)
     return versions
 
 
 def export_consents(session: Session, *, hospital_id: str | None = None, patient_pseudonym: str | None = None) -> dict[str, Any]:
     """The standing consents as a FHIR Bundle of type collection."""
+    rows = newest_consents(session, hospital_id=hospital_id, patient_pseudonym=patient_pseudonym)
+    return {"resourceType": "Bundle", "type": "collection", "entry": [{"resource": write_consent(row)} for row in rows]}
+
+
+def newest_consents(session: Session, *, hospital_id: str | None = None, patient_pseudonym: str | None = None) -> list[Consent]:
+    """The newest version of each kind of each patient's consent: that one counts."""
     query = select(Consent).order_by(col(Consent.consent_pk))
     if hospital_id is not None:
         query = query.where(Consent.hospital_id == hospital_id)
@@ -58,28 +69,28 @@ def export_consents(session: Session, *, hospital_id: str | None = None, patient
         key = (row.hospital_id, row.patient_pseudonym, row.kind)
         if key not in newest or row.version >= newest[key].version:
             newest[key] = row
-    return {"resourceType": "Bundle", "type": "collection", "entry": [{"resource": write_consent(row)} for row in newest.values()]}
+    return list(newest.values())
 
 
-def import_credentials(app: Application, actor: str, document: Any) -> list[int]:
-    """The credentials in `document` count from now on; their keys. What is on file already, word for word, is left as it is.
+def import_credentials(app: Application, actor: str, document: Any, *, has_effect: bool = True) -> list[int]:
+    """The credentials in `document` count from now on; their keys. All or none; what is on file already, word for word, is left as it is.
 
-    Raises: BadInput naming the item; NotFound.
+    Raises: BadInput naming the item and the field.
     """
     keys, touched = [], set()
-    for where, item in _items(document, CREDENTIALS_FORMAT, "credentials"):
-        credential = _credential(where, item, app.now())
-        with app.database.reading() as session:
+    rows = [(where, _credential(where, item, app.now())) for where, item in _items(document, CREDENTIALS_FORMAT, "credentials")]
+    with app.database.transaction() as session:
+        for where, credential in rows:
             standing = _same_credential(session, credential)
-        if standing is not None:
-            keys.append(standing)
-            continue
-        try:
-            keys.append(add_credential(app, actor, credential))
-        except BadInput as problem:
-            raise BadInput(f"{where}: {problem}") from None
-        touched.add(credential.reader_id)
-    if touched:
+            if standing is not None:
+                keys.append(standing)
+                continue
+            try:
+                keys.append(file_credential(session, actor, credential, now=app.now()))
+            except (BadInput, NotFound) as problem:
+                raise BadInput(f"{where}: {problem}") from None
+            touched.add(credential.reader_id)
+    if touched and has_effect:
         take_effect(app, reader_ids=sorted(touched))
     return keys
 
@@ -96,22 +107,27 @@ def export_credentials(session: Session, *, reader_id: str | None = None) -> dic
     return {"format": CREDENTIALS_FORMAT, "credentials": rows}
 
 
-def import_evidence(app: Application, actor: str, document: Any) -> list[str]:
-    """The evidence in `document` is on file; its ids. Raises: BadInput naming the item; Conflict where an id stands for something else."""
-    ids = []
-    for where, item in _items(document, EVIDENCE_FORMAT, "evidence"):
-        evidence = _evidence(app, where, item)
-        with app.database.reading() as session:
+def import_evidence(app: Application, actor: str, document: Any, *, has_effect: bool = True) -> list[str]:
+    """The evidence in `document` is on file; its ids. All or none.
+
+    Raises: BadInput naming the item and the field; Conflict where an id stands for something else.
+    """
+    ids: list[str] = []
+    touched: set[tuple[str, ...]] = set()
+    rows = [(where, _evidence(app, where, item)) for where, item in _items(document, EVIDENCE_FORMAT, "evidence")]
+    with app.database.transaction() as session:
+        for where, evidence in rows:
+            ids.append(evidence.evidence_id)
             standing = session.get(Evidence, evidence.evidence_id)
-        if standing is not None and evidence_facts(standing) == evidence_facts(evidence):
-            ids.append(standing.evidence_id)
-            continue
-        try:
-            add_evidence(app, actor, evidence)
-        except BadInput as problem:
-            raise BadInput(f"{where}: {problem}") from None
-        ids.append(evidence.evidence_id)
-    take_effect(app)
+            if standing is not None and evidence_facts(standing) == evidence_facts(evidence):
+                continue
+            try:
+                file_evidence(session, app.keys, actor, evidence, now=app.now())
+            except BadInput as problem:
+                raise BadInput(f"{where}: {problem}") from None
+            touched.add(tuple(evidence.parties))
+    for parties in sorted(touched) if has_effect else ():
+        take_effect_of_evidence(app, parties)
     return ids
 
 
@@ -119,6 +135,16 @@ def export_evidence(session: Session) -> dict[str, Any]:
     """The evidence that counts, as `import_evidence` takes it."""
     rows = session.exec(select(Evidence).where(col(Evidence.withdrawn_at).is_(None)).order_by(Evidence.evidence_id)).all()
     return {"format": EVIDENCE_FORMAT, "evidence": [evidence_facts(row) for row in rows]}
+
+
+def evidence_types(law: LawBundle) -> list[str]:
+    """Every type of evidence that a rule of `law` asks for."""
+
+    def walk(wanted: Wanted) -> set[str]:
+        own = {wanted.name} if wanted.form == "evidence" else set()
+        return own.union(*(walk(one) for group in wanted.groups for one in group))
+
+    return sorted(set().union(*(walk(need) for rule in law.rules.values() for need in rule.needs)))
 
 
 def _resources(document: Any) -> list[Any]:
@@ -146,11 +172,7 @@ def _record(session: Session, now: datetime, actor: str, statement: ConsentState
     if max(statement.given_at, statement.withdrawn_at or statement.given_at) > now:
         raise BadInput("Consent.dateTime: lies in the future")
     before = newest_consent(session, statement.hospital_id, statement.patient_pseudonym, statement.kind)
-    said_at = statement.withdrawn_at or statement.given_at
-    if before is not None:
-        said_before = before.withdrawn_at or before.given_at
-        if said_before is not None and said_at < said_before:
-            raise Conflict("OLDER_CONSENT", "what is on file was said later; an older word does not replace it")
+    require_newer_word(before, statement.withdrawn_at or statement.given_at)
     version = before.version + 1 if before is not None else 1
     session.add(
         Consent(
@@ -228,16 +250,7 @@ def _same_credential(session: Session, credential: Credential) -> int | None:
 
 def _evidence(app: Application, where: str, item: Mapping[str, Any]) -> Evidence:
     _only(where, item, {"id", "type", "parties", "issued", "expires", "verified_by", "sha256"})
-    asked = {need.name for rule in app.law.rules.values() for need in rule.needs if isinstance(need, Wanted) and need.form == "evidence"}
-    asked |= {
-        inner.name
-        for rule in app.law.rules.values()
-        for need in rule.needs
-        for group in need.groups
-        for inner in group
-        if inner.form == "evidence"
-    }
-    if item.get("type") not in asked:
+    if item.get("type") not in evidence_types(app.law):
         raise BadInput(f"{where}.type: no rule in force asks for it")
     parties = item.get("parties")
     if not isinstance(parties, list) or not all(isinstance(party, str) for party in parties):

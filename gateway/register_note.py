@@ -42,6 +42,22 @@ def note(
     )
 
 
+def note_export(session: Session, at: datetime, actor: str, what: str, count: int, hospital_id: str | None) -> None:
+    """That registers left as a document is in the log: what of them, and how much."""
+    audit.append(
+        session,
+        audit.AuditEvent(
+            event_id=audit.EventId.EXPORT,
+            event_type=audit.EventType.RESTRICTED_FUNCTION,
+            action=audit.Action.READ,
+            actor=actor,
+            hospital_id=hospital_id,
+            detail={"act": f"export of {what}", "count": count},
+        ),
+        at=at,
+    )
+
+
 def seal_reason(keys: KeyStore, hospital_id: str | None, reason: str) -> bytes | None:
     """The reason in the person's words, sealed; None where they gave none."""
     return seal_note(keys, hospital_id or _SITE, _PLACE, reason) if reason else None

@@ -8,13 +8,16 @@ from typing import Any
 
 from sqlmodel import Session, col, select
 
-from compliance.credential import Consent, Credential, Employer, Evidence, Reader
+from compliance.credential import Credential, Employer, Evidence, Reader
+from compliance.evidence_document import EvidenceDocument
 from compliance.hospital import DicomPeer, Hospital, ReportTarget
 from compliance.principal import Principal
+from gateway.consent_words import extent_words
 from gateway.delivery_rows import channel_of
+from gateway.register_exchange import newest_consents
 from gateway.web.contexts import Tone
 from gateway.web.contexts_oversight import Cell, RegisterRow, RowAction
-from gateway.web.rendering import day
+from gateway.web.rendering import day, short_digest
 
 #: People renew what runs out within this time; the reminders of the law's engine come earlier.
 EXPIRES_SOON = timedelta(days=30)
@@ -75,6 +78,7 @@ def credential_rows(session: Session, now: datetime) -> Rows:
 
 def evidence_rows(session: Session, now: datetime) -> Rows:
     rows = session.exec(select(Evidence).order_by(col(Evidence.withdrawn_at).is_not(None), col(Evidence.evidence_id))).all()
+    kept = set(session.exec(select(EvidenceDocument.evidence_id)).all())
     found = []
     for evidence in rows:
         state, tone = ("Withdrawn", _neutral()) if evidence.withdrawn_at is not None else _validity(evidence.expires_at, now)
@@ -87,12 +91,10 @@ def evidence_rows(session: Session, now: datetime) -> Rows:
                     Cell(day(evidence.issued_at.date())),
                     Cell(_last_day(evidence.expires_at)),
                     Cell(evidence.verified_by),
-                    Cell(evidence.document_digest or "none", is_code=evidence.document_digest is not None),
+                    _document_cell(evidence, evidence.evidence_id in kept),
                     Cell(state, tone),
                 ),
-                actions=(RowAction(f"/evidence/{evidence.evidence_id}/withdraw", "Withdraw", asks_reason=True, is_grave=True),)
-                if evidence.withdrawn_at is None
-                else (),
+                actions=_evidence_actions(evidence, evidence.evidence_id in kept),
             )
         )
     return found
@@ -100,17 +102,16 @@ def evidence_rows(session: Session, now: datetime) -> Rows:
 
 def consent_rows(session: Session) -> Rows:
     """The newest version of each kind of each patient's consent; that one counts."""
-    newest: dict[tuple[str, str, str], Consent] = {}
-    for row in session.exec(select(Consent).order_by(col(Consent.version), col(Consent.consent_pk))).all():
-        newest[row.hospital_id, row.patient_pseudonym, row.kind] = row
     tones: dict[str, Tone] = {"ACTIVE": "good", "REFUSED": "bad", "WITHDRAWN": "bad", "UNKNOWN": "warning"}
     return [
         RegisterRow(
             cells=(
-                Cell(row.patient_pseudonym, is_code=True),
+                Cell(row.patient_pseudonym, href=f"/consents/{row.consent_pk}"),
                 Cell(row.hospital_id),
                 Cell(_words(row.kind)),
                 Cell(day(row.given_at.date()) if row.given_at is not None else "not given"),
+                Cell(_last_day(row.expires_at) if row.expires_at is not None else "no end"),
+                Cell(extent_words(row.terms) if row.status == "ACTIVE" else "–"),
                 Cell(str(row.version)),
                 Cell(_words(row.status), tones.get(row.status, "neutral")),
             ),
@@ -118,7 +119,7 @@ def consent_rows(session: Session) -> Rows:
             if row.status == "ACTIVE"
             else (),
         )
-        for row in sorted(newest.values(), key=lambda one: one.recorded_at, reverse=True)
+        for row in sorted(newest_consents(session), key=lambda one: one.recorded_at, reverse=True)
     ]
 
 
@@ -167,9 +168,25 @@ def _credential_state(credential: Credential, now: datetime) -> tuple[str, Tone]
 
 def _credential_actions(credential: Credential) -> tuple[RowAction, ...]:
     href = f"/credentials/{credential.credential_pk}"
+    revoke = RowAction(f"{href}/revoke", "Revoke", asks_reason=True, is_grave=True)
     if credential.status == "ACTIVE":
-        return (RowAction(f"{href}/suspend", "Suspend", asks_reason=True, is_grave=True),)
-    return (RowAction(f"{href}/reinstate", "Reinstate", asks_reason=True),) if credential.status == "SUSPENDED" else ()
+        return (RowAction(f"{href}/suspend", "Suspend", asks_reason=True, is_grave=True), revoke)
+    return (RowAction(f"{href}/reinstate", "Reinstate", asks_reason=True), revoke) if credential.status == "SUSPENDED" else ()
+
+
+def _document_cell(evidence: Evidence, is_kept: bool) -> Cell:
+    if evidence.document_digest is None:
+        return Cell("not kept here")
+    digest = short_digest(evidence.document_digest)
+    return Cell(f"Open {digest}", href=f"/evidence/{evidence.evidence_id}/document") if is_kept else Cell(digest, is_code=True)
+
+
+def _evidence_actions(evidence: Evidence, is_kept: bool) -> tuple[RowAction, ...]:
+    if evidence.withdrawn_at is not None:
+        return ()
+    href = f"/evidence/{evidence.evidence_id}"
+    withdraw = RowAction(f"{href}/withdraw", "Withdraw", asks_reason=True, is_grave=True)
+    return (withdraw,) if is_kept else (RowAction(f"{href}/document", "Add the document", asks_file=True), withdraw)
 
 
 def _validity(expires_at: datetime, now: datetime) -> tuple[str, Tone]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from sqlmodel import Session, col, func, select
 
@@ -16,16 +15,18 @@ from gateway.application import Application
 from gateway.delivery_rows import delivery_rows, is_denied
 from gateway.expected_instances import expected_of
 from gateway.reading_desk import KIND_WORDS
-from gateway.reason_words import counted_reasons, held_words, reason_sentence
+from gateway.reason_words import held_words, reason_sentence
 from gateway.received import ReceivedState, ReceivedStudy
-from gateway.web.contexts import Reason, Tone
-from gateway.web.contexts_oversight import DeliveryRow, LifeStep
+from gateway.study_why import held_up_words, nearest_words, refused_reasons
+from gateway.web.contexts import Tone
+from gateway.web.contexts_oversight import DeliveryRow, LifeStep, WhyUnclaimed
 from reporting.content import ReportKind
 from reporting.delivery_queue import Delivery, DeliveryState
 from reporting.report import Report, ReportDraft
 from reporting.report_copy import ReportCopy
 from worklist.procedure_step import State
-from worklist.routed_reader import eligible_ids, has_eligible, refusals_of
+from worklist.routed_reader import has_eligible
+from worklist.unclaimed import Presence, Unclaimed, gather_presence, why_step_unclaimed
 from worklist.view_grant import ViewGrant
 from worklist.workitem import ProcedureStep
 
@@ -38,8 +39,9 @@ class StudyLife:
     tone: Tone
     steps: tuple[LifeStep, ...]
     due_at: datetime | None = None
-    eligible_reader_count: int | None = None
-    unclaimed_reasons: tuple[Reason, ...] = ()
+    unclaimed: WhyUnclaimed | None = None
+    #: Where a person decides about what is held of it.
+    quarantine_href: str | None = None
     deliveries: tuple[DeliveryRow, ...] = ()
     #: How many images the hospital said there are; None where it said nothing.
     expected_count: int | None = None
@@ -79,12 +81,13 @@ def gather_lives(
         ).all()
     }
     names = _holder_names(session, traces.values())
+    presence = gather_presence(session, now=app.now())
     lives = {}
     for row in received:
         study = studies.get(row.study_instance_uid or "")
         trace = traces.get(study.study_pk or 0, _Traces()) if study is not None else _Traces()
         pk = row.received_study_pk or 0
-        lives[pk] = _life(session, app, row, study, trace, held.get(pk), names)
+        lives[pk] = _life(session, app, row, study, trace, held.get(pk), names, presence)
     return lives
 
 
@@ -146,12 +149,12 @@ def _life(
     trace: _Traces,
     held: QuarantineItem | None,
     names: Mapping[str, str],
+    presence: Presence,
 ) -> StudyLife:
     status, tone = _status(session, app, row, study, trace)
     expected = expected_of(session, row)
     step = trace.open_step
-    is_waiting = step is not None and step.state == State.SCHEDULED
-    refused: dict[str, Any] = dict(refusals_of(session, step.study_pk)) if step is not None and is_waiting else {}
+    found = why_step_unclaimed(session, step, presence) if step is not None and step.state == State.SCHEDULED else None
     copied = [report for report in trace.reports if report.report_uid in trace.copied]
     return StudyLife(
         status=status,
@@ -159,10 +162,21 @@ def _life(
         steps=_steps(row, study, trace, held, names, expected),
         expected_count=expected,
         due_at=step.expected_completion_at if step is not None else None,
-        eligible_reader_count=len(eligible_ids(session, step.study_pk)) if step is not None and is_waiting else None,
-        unclaimed_reasons=counted_reasons(refused),
+        unclaimed=_why(found) if found is not None else None,
+        quarantine_href=f"/quarantine/{held.item_pk}" if held is not None else None,
         deliveries=delivery_rows(session, trace.deliveries, may_release=True),
         copy_label=f"{KIND_WORDS[ReportKind(copied[-1].kind)]} report (PDF)" if copied else "",
+    )
+
+
+def _why(found: Unclaimed) -> WhyUnclaimed:
+    return WhyUnclaimed(
+        headline=found.headline,
+        waiting_since=found.waiting_since,
+        is_open=not found.ready,
+        held_up=tuple(held_up_words(code, count) for code, count in found.held_up.items()),
+        nearest=tuple(nearest_words(one) for one in found.nearest),
+        refused=refused_reasons(found),
     )
 
 

@@ -278,7 +278,10 @@ class Worker:
     def remind(self) -> int:
         """Reminders of what ends in 90, 30 or 7 days are made; how many."""
         with self._app.database.transaction() as session:
-            return len(remind(session, now=self._app.now()))
+            made = len(remind(session, now=self._app.now()))
+        if made:
+            log.warning("reminders_made", count=made)
+        return made
 
     def sweep_spool(self) -> int:
         """Closed segments all of whose instances lie in the vault are removed; how many."""

@@ -6,9 +6,9 @@ whom the routing found eligible; the others meet it under the filter "Not mine t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, Literal
 from urllib.parse import urlencode
 
@@ -23,7 +23,9 @@ from compliance.principal import LoginSession, Principal
 from compliance.study import Study, priors_of, study_by_pk
 from gateway.application import Application
 from gateway.login import Visitor
+from gateway.obligation_words import OBLIGATION_SENTENCES
 from gateway.reason_words import reason_sentence
+from gateway.refused_studies import refused_studies
 from gateway.web.contexts import Choice, Paging, Reason, Shell, Tone, WorklistFilters, WorklistPage, WorklistRow
 from reporting.report import newest_draft_of_reader
 from worklist.procedure_step import State
@@ -40,7 +42,16 @@ STATES = (
     Choice("done", "Reported by me"),
     Choice("refused", "Not mine to read"),
 )
-SORTS = (Choice("urgency", "Urgency, then due"), Choice("due", "Due first"), Choice("newest", "Newest first"))
+SORTS = (
+    Choice("urgency", "Urgency, then due"),
+    Choice("due", "Due first"),
+    Choice("newest", "Newest first"),
+    Choice("oldest", "Longest waiting"),
+    Choice("modality", "Modality, then due"),
+    Choice("body_part", "Body part, then due"),
+    Choice("largest", "Most images first"),
+)
+_LIMITS = (("PRELIMINARY_ONLY", "Preliminary only"), ("VIEW_ONLY", "View only"))
 
 
 def filters_of(query: Mapping[str, str]) -> WorklistFilters:
@@ -60,6 +71,8 @@ def worklist_page(app: Application, reader: Visitor, filters: WorklistFilters, *
             row_of(session, app, reader, require_step(session, line.procedure_step_uid)) for line in listed[start : start + ROWS_PER_PAGE]
         )
         modalities = sorted({line.modality for line in listed})
+        # Only an empty list is explained: that takes a look at every step that waits.
+        refused = refused_studies(session, reader.principal_id) if not listed and filters.state != "refused" else None
         hospitals = session.exec(select(Hospital.hospital_id, Hospital.name).order_by(Hospital.name)).all()
     return WorklistPage(
         shell=shell,
@@ -79,7 +92,21 @@ def worklist_page(app: Application, reader: Visitor, filters: WorklistFilters, *
         states=STATES,
         priorities=(Choice("", "Any priority"), *(Choice(value, word) for value, word in _PRIORITY_WORDS.items())),
         sorts=SORTS,
+        counts=_counts(listed, reader, app.now()),
+        refused=refused,
     )
+
+
+def _counts(listed: Sequence[_Line], reader: Visitor, now: datetime) -> tuple[Choice, ...]:
+    """How much of the list is what, for the line above it."""
+    waiting = [line for line in listed if line.state == State.SCHEDULED]
+    found = (
+        (len(waiting), "free"),
+        (sum(line.state == State.IN_PROGRESS and line.claiming_reader_id == reader.principal_id for line in listed), "held by you"),
+        (sum(line.priority == "HIGH" for line in waiting), "urgent"),
+        (sum(line.expected_completion_at < now for line in waiting), "overdue"),
+    )
+    return tuple(Choice(str(count), word) for count, word in found if count)
 
 
 def row_of(session: Session, app: Application, reader: Visitor, step: ProcedureStep, *, is_told: bool | None = None) -> WorklistRow:
@@ -89,6 +116,7 @@ def row_of(session: Session, app: Application, reader: Visitor, step: ProcedureS
     can_open = is_mine and (step.state == State.COMPLETED or (step.state == State.IN_PROGRESS and step.login_digest == reader.login_digest))
     reasons: tuple[Reason, ...] = ()
     decision_digest, can_claim = "", False
+    obligations: Sequence[str] = step.obligations
     if step.state == State.SCHEDULED:
         profile = require_reader(session, reader.principal_id)
         facts = gather_facts(
@@ -102,6 +130,7 @@ def row_of(session: Session, app: Application, reader: Visitor, step: ProcedureS
         )
         decision = decide(facts, app.law)
         can_claim, decision_digest = decision.outcome == "ALLOW", decision.digest
+        obligations = decision.obligations
         if not can_claim:
             reasons = tuple(Reason(code=code, text=reason_sentence(code)) for code in decision.reasons)
     status, tone = _status(session, reader, step, study, can_claim)
@@ -132,7 +161,35 @@ def row_of(session: Session, app: Application, reader: Visitor, step: ProcedureS
         can_open=can_open,
         reasons=reasons,
         decision_digest=decision_digest,
+        study_on=_day(study.study_date),
+        patient=_patient(study),
+        limits=_limits(step, obligations) if step.state in (State.SCHEDULED, State.IN_PROGRESS) else (),
     )
+
+
+def _limits(step: ProcedureStep, obligations: Sequence[str]) -> tuple[Reason, ...]:
+    """What a reader wants to know before they claim: that they may not sign finally, that files are not handed out, that images changed."""
+    found = [
+        Reason(name, OBLIGATION_SENTENCES[name], word) for name, word in _LIMITS if any(own.split("(")[0] == name for own in obligations)
+    ]
+    if step.is_final_required:
+        found.append(Reason("FINAL_REQUIRED", "A preliminary report stands; this step is for the final one.", "Final needed"))
+    return tuple(found)
+
+
+def _patient(study: Study) -> str:
+    """ "F 61 y": what the de-identification profile left of sex and age."""
+    age = study.patient_age
+    years = f"{int(age[:-1])} {age[-1].lower()}" if age[:-1].isdigit() and age[-1:] in ("D", "W", "M", "Y") else ""
+    return " ".join(part for part in (study.patient_sex, years) if part)
+
+
+def _day(value: str) -> date | None:
+    """A DA value (PS3.5 6.2); None for anything else."""
+    try:
+        return datetime.strptime(value[:8], "%Y%m%d").date()
+    except ValueError:
+        return None
 
 
 def _untold_row(step: ProcedureStep, study: Study, status: str, tone: Tone, reasons: tuple[Reason, ...]) -> WorklistRow:
@@ -180,6 +237,7 @@ class _Line:
     body_part: str | None
     patient_pseudonym: str
     accession_pseudonym: str
+    instance_count: int
     #: What routing decided about this reader; None where nobody was asked about them.
     routed: str | None
 
@@ -224,6 +282,11 @@ def _matching(session: Session, reader: Visitor, filters: WorklistFilters) -> li
     order: Callable[[_Line], Any] = {
         "due": lambda line: line.expected_completion_at,
         "newest": lambda line: -line.scheduled_at.timestamp(),
+        "oldest": lambda line: line.scheduled_at,
+        "modality": lambda line: (line.modality, line.expected_completion_at),
+        "body_part": lambda line: (line.body_part or "~", line.expected_completion_at),
+        # How many images there are is told only of what is the reader's: the others stand last.
+        "largest": lambda line: (-line.instance_count if _may_be_told(line, reader) else 0, line.expected_completion_at),
     }.get(filters.sort, lambda line: (_PRIORITY_ORDER.get(line.priority, 1), line.expected_completion_at))
     return sorted(listed, key=order)
 
@@ -238,7 +301,7 @@ _STEP_COLUMNS = (
     "claiming_reader_id",
     "is_addendum",
 )
-_STUDY_COLUMNS = ("modality", "description", "body_part", "patient_pseudonym", "accession_pseudonym")
+_STUDY_COLUMNS = ("modality", "description", "body_part", "patient_pseudonym", "accession_pseudonym", "instance_count")
 
 
 def _is_listed(reader: Visitor, state: str) -> sqlalchemy.ColumnElement[bool]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from gateway.web import contexts as c
 from gateway.web import contexts_oversight as o
 from gateway.web.contexts_emergency import BreakGlassPage
+from gateway.web.contexts_registers import ConsentImportPage
 from tests import page_samples as samples
 from tests import page_samples_manifest as manifest
 from tests import page_samples_oversight as oversight
@@ -42,6 +43,7 @@ def pages() -> dict[str, tuple[str, DataclassInstance]]:
         "pixel-queue-empty": ("pixel_queue.html.j2", pixels.queue(is_empty=True)),
         "pixel-masks": ("pixel_masks.html.j2", pixels.masks()),
         "worklist-empty": ("worklist.html.j2", samples.worklist(is_empty=True)),
+        "worklist-of-nobody": ("worklist.html.j2", samples.worklist_of_nobody()),
         "read": ("read.html.j2", samples.read()),
         "read-signed": ("read.html.j2", samples.read(is_signed=True, has_images=False)),
         "studies": ("studies.html.j2", oversight.hospital_studies()),
@@ -63,6 +65,13 @@ def pages() -> dict[str, tuple[str, DataclassInstance]]:
         "quarantine-item": ("quarantine_item.html.j2", oversight.quarantine_item()),
         "quarantine-item-closed": ("quarantine_item.html.j2", oversight.quarantine_item(is_open=False)),
         "privacy": ("privacy.html.j2", oversight.privacy()),
+        "log-entry": ("log_entry.html.j2", oversight.log_entry()),
+        "log-entry-opened": ("log_entry.html.j2", oversight.log_entry(is_open=True)),
+        "consent": ("consent.html.j2", oversight.consent()),
+        "consent-import": (
+            "consent_import.html.j2",
+            ConsentImportPage(samples.shell("Import a consent", "privacy_officer", current="/consents")),
+        ),
         "decisions": (
             "decisions.html.j2",
             o.DecisionsPage(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -61,9 +62,12 @@ def worklist_rows() -> tuple[c.WorklistRow, ...]:
             "status": "Free",
             "tone": "neutral",
             "can_claim": True,
+            "study_on": NOW.date(),
+            "patient": "F 61 y",
         }
         return c.WorklistRow(**{**facts, **other})  # type: ignore[arg-type]
 
+    limit = c.Reason("PRELIMINARY_ONLY", "You may sign a preliminary report; the final one is for another reader.", "Preliminary only")
     held = {"status": "Held by Dr Ruiz", "tone": "held", "can_claim": False, "lease_expires_at": NOW + timedelta(minutes=21)}
     mine = {"status": "Your draft", "tone": "mine", "can_claim": False, "can_open": True, "lease_expires_at": NOW + timedelta(minutes=9)}
     denied = {"status": "Not yours to read", "can_claim": False, "reasons": (licence, cover), "decision_digest": DIGEST, "origin": "US-TX"}
@@ -73,12 +77,19 @@ def worklist_rows() -> tuple[c.WorklistRow, ...]:
         row(3, "HIGH", "STAT", 26, "CT", "CT polytrauma", "Whole body", hospital_name="Lone Star Regional", **denied),
         row(4, "MEDIUM", "Urgent", 64, "US", "Ultrasound of the abdomen", "Abdomen", instance_count=31, **held),
         row(5, "MEDIUM", "Urgent", 92, "MR", "MR lumbar spine", "Spine", is_clock_stopped=True, instance_count=384, prior_count=1),
-        row(6, "LOW", "Routine", 400, "CR", "Chest, two views", "Chest", instance_count=2),
+        row(6, "LOW", "Routine", 400, "CR", "Chest, two views", "Chest", instance_count=2, limits=(limit,)),
         row(7, "LOW", "Routine", 3200, "MG", "Mammography, screening, with a long name of the procedure", "Breast", instance_count=4),
         row(
             8, "LOW", "Routine", 3300, "CT", f"CT of the sinuses {MARKUP}", "", status="Final", tone="good", can_claim=False, can_open=True
         ),
     )
+
+
+def worklist_of_nobody() -> c.WorklistPage:
+    """A list without a study, for a reader who may read none of those that wait."""
+    reason = c.Reason("CRED_LICENCE_EXPIRED:ES", "3 studies: The licence has expired (ES).")
+    page = worklist(is_empty=True)
+    return dataclasses.replace(page, filters=c.WorklistFilters(), refused=c.RefusedStudies(3, (reason,)), counts=())
 
 
 def worklist(*, is_empty: bool = False) -> c.WorklistPage:
@@ -94,6 +105,7 @@ def worklist(*, is_empty: bool = False) -> c.WorklistPage:
         states=(c.Choice("free", "Free"), c.Choice("mine", "Mine")),
         priorities=(c.Choice("HIGH", "STAT"), c.Choice("LOW", "Routine")),
         sorts=(c.Choice("urgency", "Most urgent first"), c.Choice("received", "Newest first")),
+        counts=(c.Choice("6", "free"), c.Choice("3", "urgent")),
     )
 
 

@@ -6,6 +6,7 @@ from datetime import date, timedelta
 
 from gateway.web import contexts as c
 from gateway.web import contexts_oversight as o
+from gateway.web.contexts_registers import ConsentPage, LogEntryPage, Term
 from tests.page_samples import DIGEST, MARKUP, NOW, shell
 
 
@@ -31,7 +32,7 @@ def deliveries() -> tuple[o.DeliveryRow, ...]:
             "warning",
             3,
             "connection refused",
-            NOW + timedelta(minutes=4),
+            next_attempt_at=NOW + timedelta(minutes=4),
             pseudonym="RG-7KQ2-0001",
             hospital_name="St. Anna",
         ),
@@ -106,8 +107,14 @@ def hospital_studies() -> o.HospitalStudiesPage:
                 "warning",
                 NOW + timedelta(minutes=20),
                 life(4),
-                0,
-                nobody,
+                unclaimed=o.WhyUnclaimed(
+                    headline="No reader may read it: the law stops all 4 who are registered.",
+                    waiting_since=NOW - timedelta(minutes=40),
+                    is_open=True,
+                    held_up=("2 eligible readers are not logged in",),
+                    nearest=("1 reader could read it but for this: The licence has expired (ES).",),
+                    refused=nobody,
+                ),
             ),
             o.HospitalStudy(
                 "k3",
@@ -193,7 +200,14 @@ def decision() -> o.DecisionPage:
             o.GateResult("G4", "Credentials", "Denied", "bad", ("us.licence.patient-state: Tex. Occ. Code 151.056",), ("none",)),
         ),
         facts=(("reader.location", "ES", "declared at login, 09:58 UTC"), ("study.origin", "US-TX", "hospital register")),
-        obligations=("VIEW_ONLY",),
+        obligations=(
+            o.ObligationRow("VIEW_ONLY", "For viewing only.", "Met", "good", "1 right to look was given under it."),
+            o.ObligationRow("REVIEW_72H", "This access is reviewed within 72 hours.", "Waiting", "warning", "Review 4 is due."),
+        ),
+        about=(("Who", "P. Ruiz (r2), e1 in ES"), ("What", "claim: CT HEAD, patient RG-7KQ2-0003"), ("Where", "established in ES")),
+        followed=(o.FollowingEntry(311, NOW, "Images opened"),),
+        today="It would be denied. Asked 2026-11-22 10:40 UTC, with the facts of then, under the same law.",
+        today_reasons=(c.Reason("CRED_LICENCE_EXPIRED:ES", "The licence has expired (ES)."),),
         valid_until=NOW + timedelta(minutes=15),
         law_digest=DIGEST,
         replay="Came out byte for byte on 2026-11-22 10:40 UTC",
@@ -228,4 +242,48 @@ def register(*, is_empty: bool = False) -> o.RegisterPage:
             o.FormField("expires", "Expires", "date", hint="The last day on which it holds."),
             o.FormField("note", "Source", "textarea", is_required=False),
         ),
+    )
+
+
+def log_entry(*, is_open: bool = False) -> LogEntryPage:
+    return LogEntryPage(
+        shell=shell("Entry 311", "privacy_officer", current="/privacy"),
+        index=311,
+        event="Person or credential changed",
+        outcome="Success",
+        tone="good",
+        at=NOW,
+        who="Aoife Brannigan (po)",
+        address="192.0.2.7",
+        hospital_id="h1",
+        pseudonym="RG-7KQ2-0003",
+        study_instance_uid="2.25.301",
+        about="quarantine item 7",
+        object_id="quarantine/7",
+        details=(("Credential", "LICENCE"), ("Status", "SUSPENDED")),
+        links=(("Everything about this study", "/privacy?q=2.25.301"),),
+        decision_digest=DIGEST,
+        leaf_hash="ab" * 32,
+        is_sealed=True,
+        text=f"Letter of the chamber {MARKUP}" if is_open else None,
+    )
+
+
+def consent() -> ConsentPage:
+    return ConsentPage(
+        shell=shell("Consent", "privacy_officer", current="/consents"),
+        consent_key="3",
+        pseudonym="RG-7KQ2-0003",
+        hospital_name="St. Anna",
+        kind="Sharing",
+        status="Active",
+        tone="good",
+        version=2,
+        is_newest=True,
+        given_at=NOW,
+        withdrawn_at=None,
+        expires_at=NOW + timedelta(days=90),
+        recorded_at=NOW,
+        document_digest=DIGEST,
+        terms=(Term(0, "Permitted: every read."), Term(1, "Denied: reads in US."), Term(2, "Permitted: reads by reader r1.")),
     )

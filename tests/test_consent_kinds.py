@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ import pytest
 from compliance.credential import require_reader, standing_consents
 from compliance.decision import decide
 from compliance.facts import gather_facts
-from gateway.enrolment import record_consent
+from gateway.register_entries import record_consent
 from gateway.register_rows import consent_rows
 from tests.gateway_site import GatewaySite, gateway_site
 
@@ -31,7 +30,7 @@ def _say(site: GatewaySite, status: str, kind: str) -> int:
         patient_pseudonym=site.study.patient_pseudonym,
         status=status,
         kind=kind,
-        given_at=site.clock.at - timedelta(hours=1),
+        given_at=site.clock.at,
     )
 
 

@@ -144,7 +144,8 @@ def test_filters_show_what_stands_so(site: GatewaySite) -> None:
 
 def test_a_waiting_study_says_why_nobody_has_claimed_it(site: GatewaySite) -> None:
     page = studies(site)
-    assert "1 reader may" in page
+    assert "1 eligible reader, who is busy, blocked or away." in page and "1 eligible reader is not logged in" in page
+    assert "1 reader could read it but for this: The licence has expired (ES)." in page
     assert "1 reader: The licence has expired (ES)." in page and "CRED_LICENCE_EXPIRED:ES" in page
 
 

@@ -13,8 +13,8 @@ from compliance.audit import AuditEntry, EventType, Outcome, tree_head
 from compliance.credential import standing_credentials
 from compliance.hospital import Hospital
 from compliance.study import open_study_key, require_study, seal_order_text, series_of
-from gateway.enrolment import change_credential_status
 from gateway.register_effects import take_effect
+from gateway.register_entries import change_credential_status
 from reporting.report import Report
 from tests.gateway_site import PAGE, GatewaySite, gateway_site
 from worklist.claim import expire_leases

@@ -18,8 +18,8 @@ from sqlmodel import col, select
 
 from compliance.credential import Credential
 from crypto.passwords import totp_now
-from gateway.enrolment import change_credential_status
 from gateway.pages_reader import HEARTBEAT_SECONDS
+from gateway.register_entries import change_credential_status
 from gateway.samples import make_head_ct
 from gateway.samples.head_phantom import FRESH_BLEED, OLD_BLEED
 from gateway.samples.people import JOZEF_WISNIOWSKI, KAETHE_GRUENWALD, Person

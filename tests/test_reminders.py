@@ -13,7 +13,7 @@ from compliance.audit import AuditEntry
 from compliance.credential import Credential, Evidence
 from compliance.reminders import Reminder, remind, see_reminder, unseen_reminders
 from crypto.errors import NotFound
-from gateway.enrolment import change_credential_status, withdraw_evidence
+from gateway.register_entries import change_credential_status, withdraw_evidence
 from tests.gateway_site import PAGE, GatewaySite, gateway_site
 
 

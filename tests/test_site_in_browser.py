@@ -12,8 +12,8 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from sqlmodel import select
 
 from compliance.credential import standing_credentials
-from gateway.enrolment import change_credential_status
 from gateway.register_effects import take_effect
+from gateway.register_entries import change_credential_status
 from reporting.report import Report
 from tests.gateway_site import GatewaySite, gateway_site
 from tests.page_server import CHROMIUM_ARGUMENTS, serve

@@ -8,7 +8,7 @@ This file holds what every page shares and what readers see; contexts_oversight.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from typing import Literal
 
 Role = Literal["reader", "hospital_staff", "privacy_officer", "operator"]
@@ -20,6 +20,12 @@ Tone = Literal["neutral", "good", "warning", "bad", "mine", "held"]
 class Choice:
     value: str
     label: str
+
+
+@dataclass(frozen=True)
+class Link:
+    label: str
+    href: str
 
 
 @dataclass(frozen=True)
@@ -152,6 +158,9 @@ class WorklistRow:
     is_clock_stopped: bool = False
     reasons: tuple[Reason, ...] = ()
     decision_digest: str = ""
+    study_on: date | None = None  # shifted with every other date of the patient
+    patient: str = ""  # "F 61 y", as far as the de-identification profile kept it
+    limits: tuple[Reason, ...] = ()  # what the law asks in return: "Preliminary only", with why
 
 
 @dataclass(frozen=True)
@@ -181,6 +190,16 @@ class WorklistPage:
     states: tuple[Choice, ...] = ()
     priorities: tuple[Choice, ...] = ()
     sorts: tuple[Choice, ...] = ()
+    counts: tuple[Choice, ...] = ()  # ("12", "free"), over the whole list as it is filtered
+    refused: RefusedStudies | None = None  # why a list is empty
+
+
+@dataclass(frozen=True)
+class RefusedStudies:
+    """Open studies that are not for this reader: how many, and each reason with the number of studies it stands before. No more of them."""
+
+    studies: int
+    reasons: tuple[Reason, ...]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Literal
 
-from gateway.web.contexts import Choice, Paging, Reason, Shell, Tone
+from gateway.web.contexts import Choice, Link, Paging, Reason, Shell, Tone
 
 # --- Edge: these alone carry a patient's identity ------------------------------------------------------------------------------------
 
@@ -45,6 +45,18 @@ class DeliveryRow:
 
 
 @dataclass(frozen=True)
+class WhyUnclaimed:
+    """Why nobody has claimed a study, in one glance: counts of readers, none of whom is named."""
+
+    headline: str
+    waiting_since: datetime
+    is_open: bool  # shown without a click: nobody could claim it now
+    held_up: tuple[str, ...] = ()  # "2 eligible readers are not logged in"
+    nearest: tuple[str, ...] = ()  # "1 reader could read it but for this: ..."
+    refused: tuple[Reason, ...] = ()  # reasons with the number of readers they stop
+
+
+@dataclass(frozen=True)
 class HospitalStudy:
     """A study at its own hospital, under the patient's name."""
 
@@ -63,15 +75,15 @@ class HospitalStudy:
     tone: Tone
     due_at: datetime | None
     steps: tuple[LifeStep, ...]
-    eligible_reader_count: int | None = None  # None once claimed
-    unclaimed_reasons: tuple[Reason, ...] = ()  # why nobody has claimed it: reasons with the number of readers they stop
+    unclaimed: WhyUnclaimed | None = None  # None once claimed
+    quarantine_href: str | None = None  # where a person decides about it
     deliveries: tuple[DeliveryRow, ...] = ()
     report_href: str | None = None
     report_label: str = ""
-    is_arriving: bool = False  # more may come: the hospital may say how many
-    expected_count: int | None = None  # what it said
     deid_href: str | None = None  # what was stated about its de-identification
     shows_face: bool = False  # a face could be reconstructed from its slices, and was not removed
+    is_arriving: bool = False  # more may come: the hospital may say how many
+    expected_count: int | None = None  # what it said
 
 
 @dataclass(frozen=True)
@@ -149,6 +161,7 @@ class QuarantineItemPage:
     may_release: bool = False
     may_reject: bool = False
     repairs: tuple[Choice, ...] = ()
+    study_href: str = ""
     history: tuple[LifeStep, ...] = ()
 
 
@@ -165,6 +178,7 @@ class AuditEntry:
     route: str = ""  # "DE → CH"
     decision_digest: str = ""
     reason_code: str = ""
+    reason_text: str = ""
 
 
 @dataclass(frozen=True)
@@ -241,6 +255,26 @@ class OtherReader:
 
 
 @dataclass(frozen=True)
+class ObligationRow:
+    """What a decision asked in return, whether it was met, and what shows it."""
+
+    code: str
+    asked: str
+    state: str  # "Met", "Not met", "Waiting", "Not due"
+    tone: Tone
+    evidence: str
+
+
+@dataclass(frozen=True)
+class FollowingEntry:
+    """An entry of the log about something done under a decision."""
+
+    index: int
+    at: datetime
+    event: str
+
+
+@dataclass(frozen=True)
 class DecisionPage:
     """decision.html.j2; GET /privacy/decisions/{digest}: one page to print that answers why this was shown, there, then.
 
@@ -252,7 +286,7 @@ class DecisionPage:
     question: str  # "May M. Weber in CH open study 7KQ2… of St. Anna, DE?"
     gates: tuple[GateResult, ...]
     facts: tuple[tuple[str, str, str], ...]  # name, value, source
-    obligations: tuple[str, ...]
+    obligations: tuple[ObligationRow, ...]
     valid_until: datetime | None
     law_digest: str
     replay: str  # "Came out byte for byte on 2026-11-22 10:40 UTC", "Not replayed"
@@ -261,6 +295,9 @@ class DecisionPage:
     tree_root: str = ""
     log_size: int | None = None
     today: str = ""  # "DENY: CRED_LICENCE_EXPIRED:ES (asked 2026-11-22 10:40 UTC, with the facts of then, under the same law)"
+    today_reasons: tuple[Reason, ...] = ()
+    about: tuple[tuple[str, str], ...] = ()  # who, what, where, when: name and words
+    followed: tuple[FollowingEntry, ...] = ()
     others: tuple[OtherReader, ...] = ()
     deid_href: str | None = None  # what the edge stated about the study's de-identification
 
@@ -278,12 +315,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class RowAction:
-    """A form of one button; `asks_reason` adds a required field named reason."""
+    """A form of one button; `asks_reason` adds a required field named reason, `asks_file` one named document."""
 
     href: str
     label: str
     asks_reason: bool = False
     is_grave: bool = False
+    asks_file: bool = False
 
 
 @dataclass(frozen=True)
@@ -296,7 +334,7 @@ class RegisterRow:
 class FormField:
     name: str
     label: str
-    kind: Literal["text", "date", "select", "textarea"] = "text"
+    kind: Literal["text", "date", "select", "textarea", "file"] = "text"
     choices: tuple[Choice, ...] = ()
     is_required: bool = True
     hint: str = ""
@@ -317,3 +355,5 @@ class RegisterPage:
     add_label: str = ""
     fields: tuple[FormField, ...] = ()
     empty_text: str = "Nothing is registered yet."
+    has_file: bool = False  # whether the form is posted as multipart/form-data
+    links: tuple[Link, ...] = ()
