@@ -74,8 +74,8 @@ class Tally:
     clean: int = 0
     false_holds: int = 0
     falsely_blanked: int = 0
-    marked: int = 0
-    marks_lost: int = 0
+    marks: int = 0
+    marks_lost: list[dict[str, str]] = field(default_factory=list)
     clean_cells: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0, 0]))
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     corpus: dict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -106,9 +106,11 @@ class Tally:
         self.falsely_blanked += blanked
         cell = self.clean_cells[str(frame.facts.get("kind", "cine"))]
         cell[0], cell[1], cell[2] = cell[0] + 1, cell[1] + held, cell[2] + blanked
-        if frame.marks is not None and frame.marks.any():
-            self.marked += 1
-            self.marks_lost += any(frame.marks[y0:y1, x0:x1].any() for x0, y0, x1, y1 in (box.box for box in result.boxes))
+        self.marks += len(frame.marks)
+        for mark in frame.marks:
+            # Of a held frame nothing is lost: a person looks at it.
+            if blanked and any(mark.letters[y0:y1, x0:x1].any() for x0, y0, x1, y1 in (box.box for box in result.boxes)):
+                self.marks_lost.append({key: str(getattr(value, "name", value)) for key, value in mark.facts.items()})
 
     def figures(self) -> dict[str, Any]:
         found = self.planted - self.verdicts["missed"]
@@ -121,8 +123,8 @@ class Tally:
             "false_holds": self.false_holds,
             "false_holds_95": [round(share, 4) for share in wilson(self.false_holds, self.clean)],
             "falsely_blanked": self.falsely_blanked,
-            "clean_with_marks": self.marked,
-            "frames_with_marks_lost": self.marks_lost,
+            "clinical_marks": self.marks,
+            "marks_lost": len(self.marks_lost),
             "cpu_seconds": {
                 kind: {"frames": len(spent), "mean": round(float(np.mean(spent)), 2), "most": round(max(spent), 2)}
                 for kind, spent in sorted(self.seconds.items())
@@ -137,6 +139,7 @@ class Tally:
             },
             "corpus": dict(self.corpus),
             "missed_texts": self.missed,
+            "lost_marks": self.marks_lost,
         }
 
 

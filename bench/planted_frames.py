@@ -73,7 +73,7 @@ class Frame:
     dataset: Dataset
     identity: list[str]
     planted: list[Planted] = field(default_factory=list)
-    marks: NDArray[np.bool_] | None = None
+    marks: list[Planted] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -98,11 +98,11 @@ def make_frame(rng: np.random.Generator, *, names: int, **fixed: Any) -> Frame:
         if one is not None:
             frame.planted.append(one)
     if names == 0 and rng.random() < 0.6:
-        frame.marks = np.zeros(grey.shape, bool)
         for _ in range(int(rng.integers(1, 5))):
-            mark = _plant(rng, picture, grey, ("mark", str(rng.choice(MARKS))), facts, taken, is_mark=True)
+            printed = str(rng.choice(MARKS))
+            mark = _plant(rng, picture, grey, (printed, printed), facts, taken, is_mark=True)
             if mark is not None:
-                frame.marks |= mark.letters
+                frame.marks.append(mark)
     frame.dataset = dataset_of(picture, facts)
     return frame
 

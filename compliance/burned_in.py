@@ -52,6 +52,8 @@ _PROOF_MARGIN_PIXELS = 80
 """A date found beside a name that was not: the proof looks closely at what stands around each box."""
 _CLOSE_MARGIN_PIXELS = 24
 _END_MARGIN_PIXELS = 20
+_ILLEGIBLE_PIXELS_MAX = 48
+"""Letters taller than this are read if they are any; bars and discs are not."""
 _CLOSE_PIXELS_MAX = 130_000
 """Where the boxes' surroundings are larger, they are read as the frame was: a page of text would take minutes."""
 
@@ -102,7 +104,8 @@ class _Reading:
     def has_the_shape_of_a_line(self) -> bool:
         """Text that cannot be read is text all the same where it is long and of several signs."""
         x0, y0, x1, y1 = self.box
-        return self.signs >= LEGIBLE_SIGNS and max(x1 - x0, y1 - y0) > 2 * min(x1 - x0, y1 - y0)
+        short, long = sorted((x1 - x0, y1 - y0))
+        return self.signs >= LEGIBLE_SIGNS and long > 2 * short and short <= _ILLEGIBLE_PIXELS_MAX
 
 
 def screen_pixels(

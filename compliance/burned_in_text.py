@@ -37,6 +37,7 @@ _DATES = (
     re.compile(rf"(?<!\d)\d{{1,2}}[-.\s/]?(?:{_MONTHS})[a-z]*[-.,\s/]{{0,2}}(?:(?:19|20)\d{{2}}|\d{{2}})(?!\d)", re.IGNORECASE),
     re.compile(rf"(?:{_MONTHS})[a-z]*[-.\s/]{{0,2}}\d{{1,2}}\s?,?\s?(?:19|20)\d{{2}}", re.IGNORECASE),
 )
+_VOWELS = frozenset("aeiouy")
 _NUMBER = re.compile(r"^[+-]?\d{1,4}(?:[.,]\d{1,4})?$")
 _YEAR = re.compile(r"^(?:19|20)\d{2}$")
 _NAME_PAIR = re.compile(r"[^\W\d_]{2,}\s?(?:\^|,\s?)\s?[^\W\d_]{2,}")
@@ -133,7 +134,14 @@ def _is_clinical(piece: str) -> bool:
         return _NUMBER.match(piece) is not None and _YEAR.match(piece) is None
     marks = _marks()["clinical"]
     # A recogniser glues a side to its view: R LAT comes back as RLAT.
-    return piece in marks or _skeleton(piece) in _clinical_skeletons() or (piece[0] in "lr" and len(piece) > 2 and piece[1:] in marks)
+    if piece in marks or _skeleton(piece) in _clinical_skeletons() or (piece[0] in "lr" and len(piece) > 2 and piece[1:] in marks):
+        return True
+    # RMLO comes back as RMLC. No name is nearly a mark without a vowel, and this patient's own was looked for before.
+    return (
+        len(piece) >= 4
+        and not _VOWELS & set(piece)
+        and any(len(mark) == len(piece) and sum(one != other for one, other in zip(mark, piece, strict=True)) == 1 for mark in marks)
+    )
 
 
 @cache
