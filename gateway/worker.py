@@ -24,6 +24,7 @@ from compliance.reminders import remind
 from compliance.study import Study, StudyStatus
 from crypto.errors import Conflict, IntegrityFailure, ReadgateError
 from gateway.application import Application, jobs_url
+from gateway.archive_ahead import ArchiveAhead
 from gateway.commitment_queue import deliver_commitments, network_sender
 from gateway.delivery_senders import senders_of
 from gateway.jobs import PUT_OFF, JobRunner, ProcessStopping, StudyJob
@@ -171,14 +172,17 @@ class Worker:
             _Duty("recount_usage", lambda: recount(app.database), RECOUNT_SECONDS),
         ]
         self._thread = threading.Thread(target=self._run, name="duties", daemon=True)
+        self._ahead = ArchiveAhead(app)
 
     def start(self) -> None:
         self._index.recover(now=self._app.now())
         self._runner.start()
         self._thread.start()
+        self._ahead.start()
 
     def stop(self) -> None:
         self._stopping.set()
+        self._ahead.stop()
         if self._thread.ident is not None:
             self._thread.join(timeout=30)
         # The child first: a workflow waits for its answer.

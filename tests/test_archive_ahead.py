@@ -1,0 +1,101 @@
+"""Originals move to the vault before their study is whole, and nothing else about the study changes by it."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from unittest.mock import patch
+
+from sqlmodel import select
+
+from crypto.errors import TemporarilyUnable
+from crypto.spool import FramePosition
+from gateway import archive_ahead, processing
+from gateway.archive_ahead import ArchiveAhead
+from gateway.intake import read_spooled_payload
+from gateway.received import ReceivedInstance, ReceivedState, ReceivedStudy
+from gateway.unsettled_packs import UnsettledPack
+from tests.builders import make_ct_study, payload_of
+from tests.gateway_site import GatewaySite, gateway_site
+
+
+def rows_of(site: GatewaySite, received_study_pk: int) -> list[ReceivedInstance]:
+    with site.app.database.reading() as session:
+        return list(session.exec(select(ReceivedInstance).where(ReceivedInstance.received_study_pk == received_study_pk)).all())
+
+
+def receiving(site: GatewaySite, number: int) -> int:
+    """A study that is still coming in."""
+    return site.receive(make_ct_study(instances=3, number=number), complete=False)
+
+
+def complete(site: GatewaySite, pk: int) -> None:
+    with site.app.database.transaction() as session:
+        study = session.get(ReceivedStudy, pk)
+        assert study is not None and study.state == ReceivedState.RECEIVING
+        study.state, study.complete_at = ReceivedState.COMPLETE, site.app.now()
+        session.add(study)
+
+
+def test_enough_of_a_study_that_comes_in_is_moved_and_processed_as_ever(tmp_path: Path) -> None:
+    with gateway_site(tmp_path / "site") as site:
+        pk = receiving(site, 81)
+        ahead = ArchiveAhead(site.app)
+        assert ahead.look() == 0, "a pack for three small slices is not worth it"
+        with patch.object(archive_ahead, "BYTES_MIN", 1):
+            assert [ahead.look() for _ in range(2)] == [3, 0]
+        originals = sorted(payload_of(one) for one in make_ct_study(instances=3, number=81))
+        study_key = processing.study_key_of(site.app, pk)
+        rows = rows_of(site, pk)
+        assert sorted(processing.original_of(site.app, study_key, row).payload for row in rows) == originals
+        complete(site, pk)
+        assert site.process(pk)
+        assert [row.pack_name for row in rows_of(site, pk)] == [row.pack_name for row in rows]
+
+
+def test_study_that_is_whole_is_left_to_its_job(tmp_path: Path) -> None:
+    with gateway_site(tmp_path / "site") as site, patch.object(archive_ahead, "BYTES_MIN", 1):
+        pk = receiving(site, 82)
+        complete(site, pk)
+        assert ArchiveAhead(site.app).look() == 0
+        assert not any(row.pack_name for row in rows_of(site, pk))
+
+
+def test_the_job_and_the_thread_at_once_keep_one_pack_and_know_of_the_other(tmp_path: Path) -> None:
+    with gateway_site(tmp_path / "site") as site, patch.object(archive_ahead, "BYTES_MIN", 1):
+        pk = receiving(site, 83)
+        real, again = read_spooled_payload, [True]
+
+        def meanwhile(spool: object, position: FramePosition) -> bytes:
+            if again:
+                again.clear()
+                processing.archive_originals(site.app, pk)
+            return real(site.app.spool, position)
+
+        with patch.object(processing, "read_spooled_payload", meanwhile):
+            ArchiveAhead(site.app).look()
+        packs = {row.pack_name for row in rows_of(site, pk)}
+        assert len(packs) == 1
+        with site.app.database.reading() as session:
+            unsettled = {row.pack_name for row in session.exec(select(UnsettledPack)).all()}
+        assert len(unsettled) == 1 and not unsettled & packs
+        complete(site, pk)
+        assert site.process(pk)
+
+
+def test_thread_goes_on_after_a_failure(tmp_path: Path) -> None:
+    with gateway_site(tmp_path / "site") as site:
+        ahead, asked, done = ArchiveAhead(site.app), [0], threading.Event()
+
+        def look() -> int:
+            asked[0] += 1
+            if asked[0] == 1:
+                raise TemporarilyUnable("injected")
+            done.set()
+            return 0
+
+        with patch.object(ahead, "look", look), patch.object(archive_ahead, "_FAILED_SECONDS", 0.01):
+            ahead.start()
+            assert done.wait(30)
+            ahead.stop()
+        assert not ahead._thread.is_alive()
