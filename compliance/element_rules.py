@@ -44,6 +44,7 @@ MEMO_BYTES_MAX = 4096
 
 _PATIENT_NAME, _PATIENT_ID, _ACCESSION = 0x00100010, 0x00100020, 0x00080050
 _CHARSET = 0x00080005
+_TEXT_OBJECTS, _GRAPHIC_TEXT = 0x00700008, 0x00700006
 #: Elements the rewriter never writes: icons (PS3.3 C.7.6.1.1.6), signatures and encrypted originals that no longer hold, padding,
 #: private characteristics, and the stamps that `deidentify` writes anew.
 _NEVER = frozenset(
@@ -201,6 +202,9 @@ class Rewriter:
             return "K"
         if tag >> 24 == 0x50:
             return "X"
+        if tag == _GRAPHIC_TEXT and context.parent == _TEXT_OBJECTS and self._profile.has(Option.CLEAN_GRAPHICS):
+            # It stands in Graphic Annotation Sequence (0070,0001), which this option cleans; its own row (2026c) has no option column here.
+            return "C"
         if tag in (0x0040A730, 0x00400555, 0x00400610) and self._profile.has(Option.CLEAN_STRUCTURED_CONTENT):
             return "C"
         action = self._table.action(tag, self._profile)
