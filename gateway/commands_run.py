@@ -56,12 +56,13 @@ def serve_command(
     data: DataOption = DEFAULT_DATA,
     role: Annotated[RoleName, typer.Option("--role", help="What this process does.")] = RoleName.ALL,
     receiver: Annotated[int | None, typer.Option("--receiver", hidden=True, help="Which of several receivers this one is.")] = None,
+    ready: Annotated[int | None, typer.Option("--ready", hidden=True, help="Descriptor that is closed once it listens.")] = None,
 ) -> None:
     """Receive, work and serve pages, until SIGTERM or Ctrl-C; stopping drains what is on its way."""
     require_data_folder(data)
     from gateway.serving import serve
 
-    raise typer.Exit(serve(data, role, receiver=receiver))
+    raise typer.Exit(serve(data, role, receiver=receiver, ready=ready))
 
 
 def init_command(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -49,7 +50,9 @@ class Serving:
     def _read(self) -> None:
         assert self.process.stderr is not None
         for line in self.process.stderr:
-            self.lines.append(json.loads(line))
+            # One that refuses to start says so in plain words.
+            with contextlib.suppress(json.JSONDecodeError):
+                self.lines.append(json.loads(line))
 
     def said(self, event: str) -> list[dict[str, Any]]:
         return [line for line in self.lines if line["event"] == event]
