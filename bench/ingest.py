@@ -1,8 +1,10 @@
 """How fast instances are received here, against dcmtk's storescp, Orthanc and a plain pynetdicom SCP in the same run.
 
     python bench/ingest.py [--work ct,mr,mg,multiframe] [--associations 1,4,16] [--rounds 5] [--share 1.0] [--receivers 1]
-                           [--peers readgate,storescp,orthanc,pynetdicom] [--directory DIR] [--json FILE]
+                           [--peers readgate,storescp,orthanc,pynetdicom] [--stored 1000000] [--directory DIR] [--json FILE]
 
+`--receivers` is by default what `readgate serve` keeps on this machine. `--stored` measures a receiver that has so many instances on record
+beside ours that has none.
 Every round starts each receiver anew on an empty store, after a sync and a pause, in rotating order; medians of the rounds are compared.
 `limit` writes the same bytes to one file per association and syncs (fdatasync) after each instance, with nothing else done.
 Ours encrypts and syncs before it answers; storescp and pynetdicom do neither, Orthanc keeps an index.
@@ -32,8 +34,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench.dicom_load import CALLED_AE_TITLE, WORKS, Work, payloads, run_load
 from bench.ingest_servers import prepare_readgate
 from bench.machine import describe
+from bench.stored_rows import store_rows
+from compliance.database import Database
+from gateway.config import DicomSettings
 
 PAUSE_SECONDS = 1.0
+#: As it is on its first day, and with what `--stored` says on record.
+OURS = ("readgate", "stored")
 SERVERS = Path(__file__).with_name("ingest_servers.py")
 
 
@@ -51,6 +58,8 @@ def main() -> None:
                 rows.append(_compare(work, instances, associations, arguments))
                 print(_line(rows[-1]), flush=True)
     print("\n" + _table(rows))
+    for kept in arguments.directory.glob("readgate-stored-*.sqlite3"):
+        kept.unlink()
     if arguments.json:
         arguments.json.write_text(json.dumps({"conditions": conditions, "rows": rows}, indent=1) + "\n")
 
@@ -64,7 +73,7 @@ def _compare(work: Work, instances: Sequence[tuple[str, bytes]], associations: i
     for round_number in range(arguments.rounds):
         order = peers[round_number % len(peers) :] + peers[: round_number % len(peers)]
         for peer in order:
-            with _store(arguments.directory) as directory, _server(peer, directory, arguments.receivers) as (address, processes):
+            with _store(arguments.directory) as directory, _server(peer, directory, arguments) as (address, processes):
                 _warm_up(address)
                 _settle()
                 before = _cpu_seconds(processes)
@@ -73,7 +82,7 @@ def _compare(work: Work, instances: Sequence[tuple[str, bytes]], associations: i
             if outcome.refused:
                 raise SystemExit(f"{peer} refused {outcome.refused} of {outcome.instances} instances")
             rates[peer].append(outcome.instances_per_second)
-            if peer == "readgate":
+            if peer == OURS[0]:
                 cpu.append(used / work.count)
                 p99.append(outcome.response_seconds[int(len(outcome.response_seconds) * 0.99)])
         with _store(arguments.directory) as directory:
@@ -92,7 +101,7 @@ def _compare(work: Work, instances: Sequence[tuple[str, bytes]], associations: i
 
 def _table(rows: Sequence[dict[str, object]]) -> str:
     """The medians as Markdown, for bench/README.md."""
-    names = [name for name in ("storescp", "orthanc", "pynetdicom", "limit") if any(name in _rates(row) for row in rows)]
+    names = [name for name in ("storescp", "orthanc", "pynetdicom", "stored", "limit") if any(name in _rates(row) for row in rows)]
     lines = ["| work | associations | readgate/s | " + " | ".join(f"against {name}" for name in names) + " | p99 ms | CPU us |"]
     lines.append("|---" * (len(names) + 5) + "|")
     for row in rows:
@@ -129,13 +138,15 @@ def _store(parent: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _server(peer: str, directory: Path, receivers: int) -> Iterator[tuple[tuple[str, int], list[subprocess.Popen[bytes]]]]:
+def _server(peer: str, directory: Path, arguments: argparse.Namespace) -> Iterator[tuple[tuple[str, int], list[subprocess.Popen[bytes]]]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    if peer == "readgate":
+    if peer in OURS:
         prepare_readgate(directory)
-    processes = [_start(peer, port, directory) for _ in range(receivers if peer == "readgate" else 1)]
+    if peer == "stored":
+        _put_on_record(directory, arguments)
+    processes = [_start(peer, port, directory) for _ in range(arguments.receivers if peer in OURS else 1)]
     try:
         _wait_for(port, processes[0])
         yield ("127.0.0.1", port), processes
@@ -144,6 +155,20 @@ def _server(peer: str, directory: Path, receivers: int) -> Iterator[tuple[tuple[
             process.send_signal(signal.SIGTERM)
         for process in processes:
             process.wait(30)
+
+
+def _put_on_record(directory: Path, arguments: argparse.Namespace) -> None:
+    """The store has the rows of `--stored` instances, which are made once and copied."""
+    kept = arguments.directory / f"readgate-stored-{arguments.stored}.sqlite3"
+    path = directory / "readgate.sqlite3"
+    if not kept.exists():
+        database = Database(f"sqlite:///{path}")
+        store_rows(database, arguments.stored)
+        database.close()
+        shutil.copy(path, kept)
+    for each in directory.glob("readgate.sqlite3*"):
+        each.unlink()
+    shutil.copy(kept, path)
 
 
 def _cpu_seconds(processes: Sequence[subprocess.Popen[bytes]]) -> float:
@@ -158,8 +183,8 @@ def _cpu_seconds(processes: Sequence[subprocess.Popen[bytes]]) -> float:
 def _start(peer: str, port: int, directory: Path) -> subprocess.Popen[bytes]:
     program = _program(peer)
     assert program is not None
-    if peer in ("readgate", "pynetdicom"):
-        command = [sys.executable, str(SERVERS), peer, str(port), str(directory)]
+    if peer in (*OURS, "pynetdicom"):
+        command = [sys.executable, str(SERVERS), "readgate" if peer in OURS else peer, str(port), str(directory)]
     elif peer == "storescp":
         command = [program, "--fork", "-pdu", "131072", "-od", str(directory), "-aet", CALLED_AE_TITLE, str(port)]
     else:
@@ -188,8 +213,8 @@ def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
 
 def _warm_up(address: tuple[str, int]) -> None:
     """A receiver runs for months: what it does once in its life is done before the clock starts, with all of them."""
-    work = replace(WORKS["ct"], count=32)
-    run_load(address, work, payloads(work), 2)
+    work = replace(WORKS["ct"], count=64)
+    run_load(address, work, payloads(work), 16)
 
 
 def _settle() -> None:
@@ -222,11 +247,15 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--associations", default="1,4,16")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--share", type=float, default=1.0, help="share of the full number of instances")
-    parser.add_argument("--receivers", type=int, default=1, help="our processes on the one port")
+    parser.add_argument("--receivers", type=int, default=DicomSettings().receiver_processes, help="our processes on the one port")
+    parser.add_argument("--stored", type=int, default=0, help="instances on record before")
     parser.add_argument("--directory", type=Path, default=Path.cwd(), help="where the stores are made: the disk that is measured")
     parser.add_argument("--peers", default="readgate,storescp,orthanc,pynetdicom")
     parser.add_argument("--json", type=Path)
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.stored:
+        arguments.peers += ",stored"
+    return arguments
 
 
 if __name__ == "__main__":

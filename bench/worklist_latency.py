@@ -3,8 +3,8 @@
 
     python -m bench.worklist_latency [--slices 400] [--rounds 3] [--quiet-seconds 2] [--directory DIR]
 
-CT slices of 512x512 are sent over DICOM as fast as they are taken, one study a round. Half of the rounds end by the quiet time, half because
-the expected number of instances is there. Printed from the moment the last success was received: when the study was found complete, when its
+CT slices of 512x512 are sent over DICOM as fast as they are taken, one study a round. Half of the rounds end by the quiet time, half
+because the expected number is there. Printed from the moment the last success was received: when the study was found complete, when its
 originals lay in the vault, when its de-identified images were kept (headers rewritten, pixels encoded as HTJ2K, decoded again and compared,
 sealed), and when its workitem stood on the worklist. All roles in one process with one receiver: the worst place for the worker.
 """
@@ -166,7 +166,8 @@ def _summarise(rows: list[dict[str, object]], quiet_seconds: float) -> None:
         found = [float(str(row["on the worklist"])) for row in rows if row["ending"] == ending]
         if found:
             print(
-                f"{ending}: {statistics.median(found):.2f} s from the last byte, {statistics.median(found) - allowed:.2f} s beyond the quiet time"
+                f"{ending}: {statistics.median(found):.2f} s from the last byte, "
+                f"{statistics.median(found) - allowed:.2f} s beyond the quiet time"
             )
 
 
