@@ -49,6 +49,7 @@ ANSWER_BYTES_MAX = 3 << 30
 _OUTCOMES = ("CLEAN", "CLEANED", "HOLD")
 _PIXEL_GROUPS = frozenset({0x0028, 0x7FE0, *range(0x6000, 0x6100, 2)})
 _DERIVATION = 0x00082111
+_CHARSET = 0x00080005
 
 
 @dataclass(frozen=True)
@@ -238,7 +239,9 @@ def _needed(dataset: Dataset, masks: Sequence[Mapping[str, Any]]) -> Dataset:
     asked = {tag_for_keyword(keyword) for keyword in criterion_keywords(masks)}
     needed = Dataset()
     needed._dict = {
-        tag: element for tag, element in dataset._dict.items() if tag >> 16 in _PIXEL_GROUPS or tag in asked or tag == _DERIVATION
+        tag: element
+        for tag, element in dataset._dict.items()
+        if tag >> 16 in _PIXEL_GROUPS or tag in asked or tag in (_DERIVATION, _CHARSET)
     }
     needed._read_charset = dataset._read_charset
     needed.file_meta = dataset.file_meta

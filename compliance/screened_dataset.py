@@ -23,10 +23,12 @@ from compliance.dataset_bytes import (
     elements,
     explicit_copy,
 )
+from compliance.element_values import TEXT_VRS
 from compliance.pydicom_bytes import explicit_bytes
 
 #: Besides groups 0028, 60xx and 7FE0, what blanking changes: Image Type, Derivation Description, Lossy Image Compression (group 0028).
 _CHANGED_TAGS = frozenset({0x00080008, 0x00082111})
+_CHARSET = 0x00080005
 
 
 def screening_dataset(payload: bytes, found: list[Element], encoding: Encoding, syntax: str, charset: tuple[str, ...]) -> Dataset:
@@ -79,9 +81,13 @@ def with_screened_pixels(
     for tag in screened.keys():  # noqa: SIM118 - keys() does not parse values
         if _may_change(int(tag)):
             changed[tag] = screened[tag]
+    if _CHARSET in screened:
+        # The Derivation Description is text of the source: in another set its names would be written as other letters, and stay.
+        changed[_CHARSET] = screened[_CHARSET]
     new = explicit_bytes(changed)
     parts = [(element.tag, explicit_copy(payload, element, encoding)) for element in kept]
-    parts += [(element.tag, new[element.start : element.stop]) for element in elements(new, 0, len(new), EXPLICIT_LITTLE)]
+    written = elements(new, 0, len(new), EXPLICIT_LITTLE)
+    parts += [(element.tag, new[element.start : element.stop]) for element in written if element.tag != _CHARSET]
     parts.sort(key=lambda pair: pair[0])
     joined = b"".join(part for _, part in parts)
     new_syntax = str(screened.file_meta.TransferSyntaxUID)
@@ -91,4 +97,8 @@ def with_screened_pixels(
 
 
 def _may_change(tag: int) -> bool:
+    entry = dictionary_entry(tag)
+    if tag >> 16 == 0x0028 and entry is not None and entry.vr in TEXT_VRS:
+        # Explanations of windows and tables: blanking has nothing to say there.
+        return False
     return tag >> 16 == 0x0028 or tag >> 24 == 0x60 or tag >> 16 == 0x7FE0 or tag in _CHANGED_TAGS

@@ -8,13 +8,15 @@ from pydicom import Dataset
 from pydicom.sequence import Sequence
 
 from compliance import character_sets
+from compliance.burned_in import screen_pixels
 from compliance.deid_profile import BASIC
 from compliance.deidentify import deidentify
 from compliance.identified import IdentifiedDataset
 from compliance.identity_terms import IdentityTerms, collect_identity
+from compliance.pixel_child import PixelChild
 from crypto.errors import RefusedContent
 from tests.builders import make_ct_study, payload_of
-from tests.deid_samples import bare_instance, clean_screen, names_for, output_of
+from tests.deid_samples import bare_instance, clean_screen, instance_of, names_for, output_of, read_back
 
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
 
@@ -31,6 +33,29 @@ def test_overlay_that_was_screened_keeps_its_bits() -> None:
     assert output_of(dataset)[0x60003000].value == bits
     # Under a profile that cleans no graphics the plane goes whole.
     assert not [element for element in output_of(dataset, BASIC) if element.tag.group == 0x6000]
+
+
+@pytest.mark.parametrize("in_child", [False, True])
+def test_names_beside_cleaned_pixels_are_read_in_their_own_character_set(in_child: bool) -> None:
+    """Taken for Latin-1, 'ů' would be written as '?', and the name would pass for another."""
+    dataset = make_ct_study(1)[0]
+    dataset.SpecificCharacterSet, dataset.PatientName = "ISO_IR 192", "Quiůljadwem^Osh"
+    del dataset.PatientComments
+    dataset.DerivationDescription, dataset.WindowCenterWidthExplanation = "left knee Quiůljadwem", "bone Quiůljadwem"
+    for tag, vr, value in (
+        (0x60000010, "US", dataset.Rows), (0x60000011, "US", dataset.Columns), (0x60000040, "CS", "G"), (0x60000050, "SS", [1, 1]),
+        (0x60000100, "US", 1), (0x60000102, "US", 0), (0x60003000, "OW", bytes(4)),
+    ):  # fmt: skip
+        dataset.add_new(tag, vr, value)
+    source = instance_of(dataset)
+    under = names_for(collect_identity([source]))
+    if in_child:
+        with PixelChild() as child:
+            made = read_back(deidentify(source, under, screen=child.screen))
+    else:
+        made = read_back(deidentify(source, under, screen=lambda shown, words: screen_pixels(shown, list(words), None)))
+    assert 0x60003000 not in made
+    assert str(made.DerivationDescription).startswith("left knee [-]") and made.WindowCenterWidthExplanation == "bone [-]"
 
 
 def test_required_code_that_names_a_place_becomes_a_dummy_and_not_nothing() -> None:
