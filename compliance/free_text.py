@@ -181,7 +181,7 @@ class TextCleaner:
         return not (next_word is None and previous_word is None and word in patterns.ANATOMY)
 
     def _with_initials(self, start: int, end: int, text: str, folded: str, origin: list[int]) -> Span:
-        before = re.search(r"(?:(?<![^\W_])[a-z]\.?\s*){1,3}$", folded[max(0, start - 8) : start])
+        before = re.search(r"(?:(?<![^\W_])(?<!\+)[a-z]\.?\s*){1,3}$", folded[max(0, start - 8) : start])
         if before and all(letter in self._initials for letter in re.findall("[a-z]", before.group())):
             first = start - len(before.group())
             if text[origin[first]].isupper():

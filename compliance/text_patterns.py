@@ -37,13 +37,14 @@ DATES = [
         rf"(?<!\d){_YEAR}([-/.]){_NUMBER_OF_MONTH}\1{_DAY}(?!\d)(?!\.\d)",
         rf"(?<![\d.,])(?:{_DAY}\s?[-/._]\s?{_NUMBER_OF_MONTH}|{_NUMBER_OF_MONTH}\s?[-/._]\s?{_DAY})\s?[-/._]\s?{_YEAR}(?!\d)",
         rf"(?<![\w.,])(?:{_DAY}([-/.]){_NUMBER_OF_MONTH}\1|{_NUMBER_OF_MONTH}([-/.]){_DAY}\2)\d{{2}}(?![\d.,/-]*\d)(?![a-z]){_NO_UNIT}",
-        rf"(?<!\d){_DAY}(?:st|nd|rd|th|er|\.)?[\s\-./,_]*(?:(?:of|de|del)\s+)?{_MONTH}[\s\-./,_']*(?:(?:de|del)\s+)?(?:{_YEAR}|\d{{2}})(?!\d)(?!,\s?{_YEAR}){_NO_UNIT}",
+        rf"(?<!\d){_DAY}(?:st|nd|rd|th|er|\.)?[ \t\-./,_]*(?:(?:of|de|del)\s+)?{_MONTH}[ \t\-./,_']*(?:(?:de|del)\s+)?(?:{_YEAR}|\d{{2}})(?!\d)(?![, \t]{{1,2}}{_YEAR}){_NO_UNIT}",
+        rf"(?<![\d.,])(?:0[1-9]|[12]\d|3[01]) (?:0[1-9]|1[0-2]) {_YEAR}(?![\d.,]*\d){_NO_UNIT}",
         rf"(?<![a-z]){_MONTH}[\s\-_]*{_DAY}(?:st|nd|rd|th)?[\s,\-_./]+{_YEAR}(?!\d)",
         rf"(?<![a-z]){_MONTH}[\s\-,./_']*(?:(?:of|de|del)\s+)?{_YEAR}(?!\d)",
         rf"(?<!\d){_YEAR}[ \-./_]?{_MONTH}[ \-./_]?{_DAY}(?!\d)(?!\.\d){_NO_UNIT}",
         rf"(?<!\d){_YEAR}[ \-./_]{_LONG_MONTH}(?![a-z])",
         rf"(?<![a-z]){_LONG_MONTH}\s+(?:the\s+)?{_DAY}(?:st|nd|rd|th)?(?!\d)(?![.,]\d){_NO_UNIT}",
-        rf"(?<![\d.,]){_DAY}(?:st|nd|rd|th|\.)?\s+(?:of\s+|de\s+)?{_LONG_MONTH}(?![a-z])",
+        rf"(?<![\d.,]){_DAY}(?:st|nd|rd|th|\.)?[ \t]+(?:of\s+|de\s+)?{_LONG_MONTH}(?![a-z])(?!\s+\d{{1,2}}(?:st|nd|rd|th)?,?\s+{_YEAR})",
         rf"(?<!\d){_DAY}(?:st|nd|rd|th)\s+(?:of\s+)?{_MONTH}(?![a-z])|(?<![a-z]){_MONTH}\s+{_DAY}(?:st|nd|rd|th)(?![a-z])",
         rf"(?<![\d/.\-]){_NUMBER_OF_MONTH}[/.-]{_YEAR}(?!\d)|(?<![\d/.\-]){_YEAR}[-/](?:0[1-9]|1[0-2])(?![\d-])",
         r"(?:[令平昭大明]\S)?\s*\d{1,4}\s*[年년]\s*\d{1,2}\s*[月월](?:\s*\d{1,2}\s*[日일])?",
@@ -68,7 +69,7 @@ NUMBERS = [
         r"(?<![\w.,])0\d(?:[ .\-]\d{2}){4}(?!\d)(?![.,]\d)",
         r"(?<![\w.])\(?\d{3}\)?[\s\-.]{1,2}\d{3}[\s\-.]\d{4}(?!\d)|(?<![\w.])\(\d{2,5}\)\s?\d{3,}(?:[\s\-]?\d{2,})*",
         r"(?<![\w.,])0\d{1,4}[ \t/\-]{1,3}\d{3,}(?:[ \-]\d{2,})*(?!\d)(?![.,]\d)",
-        r"(?<![a-z])(?:tel|telefon|telephone|phone|ph|fax|mobile|mobil|cell|call|pager|bleep|ext)(?![a-z])\.?\s*(?:no\.?|nr\.?|number)?\s*[:#]?\s*\+?\(?\d\)?(?:[ \t]?[\-/()]{0,2}[ \t]?\d|\.\d){3,}",
+        r"(?<![a-z])(?:tel|telefon|telephone|phone|ph|fax|mobile|mobil|cell|call|pager|bleep|ext)(?![a-z])\.?\s*(?:no\.?|nr\.?|number)?\s*[:#]?\s*\+?\(?\d(?:\d{1,5}\)?[ \t]?/[ \t]?(?=\d{3}))?\)?(?:[ \t]?[\-()]{0,2}[ \t]?\d|[./]\d){3,}",
         r"(?<![\d.])[0-2](?:\.(?:0|[1-9]\d*)){4,}(?![\d.])",
         r"(?<![a-z])(?:mrn|mr\s?#|mr no|pid|pat(?:ient|\.)?[\s\-_]?(?:id|nr|no)|ssn|nhs|acc(?:ession)?|fallnr|fall-?nr|auftrags?-?nr|s/n|serial|chart|record|hospital|"
         r"case|order|visit|encounter|insurance|policy|account|acct|licen[sc]e|member|id|plate|vin)"
@@ -88,7 +89,10 @@ ANATOMY = frozenset(
     "phantom test ct mr us image axial sagittal coronal scout body extremity anonymous anonymized unknown".split()
 )
 
-_CAPITAL = r"[A-Z\u00C0-\u00DE\u0100-\u017F\u0391-\u03A9\u0410-\u042F][\w'’.\-]*"
+#: A capitalised word; a full stop belongs to it only inside, behind one letter, or in the usual abbreviations, and else ends the sentence.
+_CAPITAL = (
+    r"(?<!\w)(?:(?:St|Ste|Sta|Mt|Dr|Prof|[A-Z])\.|[A-Z\u00C0-\u00DE\u0100-\u017F\u0391-\u03A9\u0410-\u042F][\w'’\-]*(?:\.(?=\w)[\w'’\-]*)*)"
+)
 #: Matches on the text as written; group 1 holds the words that must not all be clinical for the match to count.
 CASED_PLACES = [
     re.compile(pattern)
@@ -99,7 +103,7 @@ CASED_PLACES = [
         r"\b(?:via|calle|Via|Calle|Rua|ul\.)\s+((?:[A-Z][\w'.\-]*\s+){1,3})\d{1,4}\b",
         rf"({_CAPITAL}(?:\s+{_CAPITAL})?),?\s+[A-Z]{{2}}\s+\d{{5}}(?:-\d{{4}})?\b",
         r"\b()[A-Z]{1,2}\d[A-Z\d]?\s\d[A-Z]{2}\b",
-        r"\b(?:[A-Z]{1,2}-)?\d{5}\s+([A-ZÄÖÜ][a-zäöüß]{3,}(?:\s+[A-ZÄÖÜ][a-zäöüß]{3,})?)\b",
+        r"\b(?:[A-Z]{1,2}-)?\d{5}[ \t]+([A-ZÄÖÜ][a-zäöüß]{3,}(?:[ \t]+[A-ZÄÖÜ][a-zäöüß]{3,})?)\b",
     )
 ]
 _CARE = (
