@@ -2,6 +2,7 @@
 #   VENV=DIR      the virtual environment (default .venv)
 #   PYTHON=EXE    the interpreter it is made with (default: the first of python3.11, 3.12, 3.13, python3 that is one of those)
 #   ARGS="..."    goes to the program: make demo ARGS="--once", make test ARGS="-k vault"
+#   CORPUS=DIR    a folder of DICOM files whose copies the score seeds too
 #   PEERS=0       do not install Debian packages for the tests
 
 SHELL := /bin/bash
@@ -12,6 +13,8 @@ MAKEFLAGS += --no-print-directory
 VENV ?= .venv
 PEERS ?= 1
 ARGS ?=
+CORPUS ?=
+OTHERS ?= $(VENV)/others
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo "$$p"; break; }; done)
 BIN := $(VENV)/bin
@@ -22,7 +25,7 @@ PEER_PROGRAMS := storescu dciodvfy Orthanc chromium pdfsig
 PEER_PACKAGES := dcmtk dicom3tools orthanc chromium poppler-utils
 say = @printf '\033[1m%s\033[0m\n' $(1)
 
-.PHONY: help install viewer viewer-if-possible peers peers-if-possible demo test lint bench docs fuzz torture deid-score lock clean
+.PHONY: help install viewer viewer-if-possible peers peers-if-possible demo test lint bench docs fuzz torture deid-score others lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -92,9 +95,14 @@ fuzz: $(INSTALLED) ## the property tests with many more examples (READGATE_FUZZ_
 torture: $(INSTALLED) ## kill -9, full disks and torn writes, again and again
 	@$(BIN)/python -m pytest -m torture --timeout 0 $(ARGS); code=$$?; exit $$code
 
-deid-score: $(INSTALLED) ## score de-identification against a corpus with known answers
-	@test -f bench/deid_score.py || { echo "there is no bench/deid_score.py in this checkout" >&2; exit 2; }
-	@$(BIN)/python -m bench.deid_score $(ARGS)
+deid-score: $(INSTALLED) ## plant identities, de-identify, count what is left; CORPUS=DIR adds its files, `make others` other tools
+	@$(BIN)/python -m bench.deid_score $(if $(CORPUS),--corpus "$(CORPUS)") \
+		$(if $(wildcard $(OTHERS)/bin/python),--others $(OTHERS)/bin/python) $(ARGS)
+
+others: $(INSTALLED) ## dicom-anonymizer and deid, in an environment of their own, for the score
+	$(call say,"Installing: dicom-anonymizer and deid into $(OTHERS)")
+	@test -x $(OTHERS)/bin/python || $(BIN)/python -m venv $(OTHERS)
+	@$(OTHERS)/bin/python -m pip --disable-pip-version-check --no-input install --quiet dicom-anonymizer==2.1.0 deid==0.4.13
 
 lock: $(INSTALLED) ## resolve requirements/*.lock anew from pyproject.toml (needs a package registry)
 	@compile="$(BIN)/uv --quiet pip compile pyproject.toml --generate-hashes --no-emit-index-url --no-annotate --universal --python-version 3.11 --upgrade"; \
