@@ -6,7 +6,8 @@ prior that is shown beside it; a prior whose right ended is closed alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from sqlmodel import Session, col, select
@@ -26,6 +27,14 @@ from worklist.claim import end_claim
 from worklist.procedure_step import State
 from worklist.view_grant import ViewGrant, revoke_grants
 from worklist.workitem import ProcedureStep, locked_step
+
+_LEADING = (
+    re.compile(r"CONSENT_(WITHDRAWN|REFUSED|EXPIRED)"),
+    re.compile(r"(CRED_[A-Z_]+|EVIDENCE)_(EXPIRED|SUSPENDED|LAPSED|REVOKED|EXCLUDED|UNVERIFIED)(:|\Z)"),
+    re.compile(r"NO_TRANSFER_MECHANISM"),
+    re.compile(r"(?!(CONSENT|EVIDENCE)_MISSING)"),
+    re.compile(""),
+)
 
 
 def revoke_ended_rights(
@@ -111,4 +120,9 @@ def _reason_now(
         return unmet_for_study(decision.obligations, law, study, facts, now)
     stale_login_only = all(reason.startswith("FACT_STALE:login") for reason in decision.reasons)
     # An idle reader's address is simply not observed; the lease and the session end that claim, not the law.
-    return None if stale_login_only else next(iter(decision.reasons), "DENIED")
+    return None if stale_login_only else leading_reason(decision.reasons)
+
+
+def leading_reason(reasons: Sequence[str]) -> str:
+    """Of the reasons why a right ended the one to tell: what ended, before what would have done instead and is not on file either."""
+    return min(reasons, key=lambda reason: next(rank for rank, form in enumerate(_LEADING) if form.match(reason)), default="DENIED")
