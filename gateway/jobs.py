@@ -201,17 +201,13 @@ class JobRunner:
         with SetWorkflowID(delivery_workflow_id(delivery_pk, attempt, queued_at)):
             DBOS.enqueue_workflow(DELIVERIES, self._jobs.deliver_report, delivery_pk)
 
+    def known_studies(self, jobs: Collection[StudyJob]) -> set[StudyJob]:
+        """Those of `jobs` that were asked for before, by whichever process; asked together."""
+        return _found(jobs)
+
     def dead_studies(self, jobs: Collection[StudyJob]) -> set[StudyJob]:
         """Those of `jobs` that ended without bringing their study anywhere; asked together."""
-        by_name = {study_workflow_id(*job): job for job in jobs}
-        names = sorted(by_name)
-        return {
-            by_name[found.workflow_id]
-            for start in range(0, len(names), _NAMES_PER_QUERY)
-            for found in DBOS.list_workflows(
-                workflow_ids=names[start : start + _NAMES_PER_QUERY], status=sorted(_DEAD), load_input=False, load_output=False
-            )
-        }
+        return _found(jobs, sorted(_DEAD))
 
     def is_over(self, received_study_pk: int, generation: int, attempt: int = 0) -> bool:
         """Whether the workflow of this generation does nothing any more, however it ended."""
@@ -229,6 +225,18 @@ def study_workflow_id(received_study_pk: int, generation: int, attempt: int) -> 
 
 def delivery_workflow_id(delivery_pk: int, attempt: int, queued_at: str) -> str:
     return f"deliver-{delivery_pk}-{queued_at}-{attempt}"
+
+
+def _found(jobs: Collection[StudyJob], status: list[str] | None = None) -> set[StudyJob]:
+    by_name = {study_workflow_id(*job): job for job in jobs}
+    names = sorted(by_name)
+    return {
+        by_name[found.workflow_id]
+        for start in range(0, len(names), _NAMES_PER_QUERY)
+        for found in DBOS.list_workflows(
+            workflow_ids=names[start : start + _NAMES_PER_QUERY], status=status, load_input=False, load_output=False
+        )
+    }
 
 
 def _is_dead(workflow_id: str) -> bool:

@@ -214,10 +214,10 @@ class Worker:
         # If we crash here the study is COMPLETE and not queued: the next round queues it, and a name queued twice is queued once.
         jobs = self._waiting_jobs()
         new = jobs - self._queued_studies
-        for job in sorted(new):
+        # After a start nothing is remembered, and most of what waits was queued by the process before.
+        for job in sorted(new - self._runner.known_studies(new)):
             self._runner.process_study(*job)
-            self._queued_studies.add(job)
-        self._queued_studies &= jobs
+        self._queued_studies = (self._queued_studies & jobs) | new
         return len(new)
 
     def hold_dead(self) -> int:
