@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from sqlalchemy import event
 from sqlmodel import select
 
+from bench import dicom_load
 from bench.dicom_load import Work, payloads, run_load
 from bench.ingest_servers import prepare_readgate
 from compliance.database import Database
@@ -70,6 +72,24 @@ def test_eight_associations_of_hundred_megabytes_stay_under_three_hundred(tmp_pa
         assert (outcome.instances, outcome.refused) == (8, 0)
         assert _resident_bytes(process, "VmHWM") <= 300_000_000
     assert len(_rows(tmp_path)) == 8
+
+
+@pytest.mark.slow
+def test_idle_association_holds_less_than_a_megabyte(tmp_path: Path) -> None:
+    work = Work("idle", "1.2.840.10008.5.1.4.1.1.2", 60, 1024, 1024)
+    instances = payloads(work)
+    with receivers(tmp_path, 1) as (address, (process,)), contextlib.ExitStack() as open_connections:
+        # What a process takes once, for its first association, is nobody's in particular.
+        run_load(address, work, instances[:8], 4)
+        before = _resident_bytes(process, "VmRSS")
+        for number, (uid, payload) in enumerate(instances[10:]):
+            connection = open_connections.enter_context(socket.create_connection(address))
+            connection.sendall(dicom_load._associate_request(f"LOAD{number}", work.sop_class_uid))
+            assert dicom_load._read_pdu(connection)[0] == 2
+            connection.sendall(dicom_load._message(work.sop_class_uid, uid, payload, 1, 100_000))
+            kind, body = dicom_load._read_pdu(connection)
+            assert (kind, dicom_load._status(body)) == (4, 0)
+        assert wait_until(lambda: (_resident_bytes(process, "VmRSS") - before) / 50 < 1_000_000, 10)
 
 
 @pytest.mark.slow
