@@ -21,7 +21,7 @@ from gateway.application import Application
 from reporting.delivery_decision import ask_waiting_deliveries_again
 from worklist.procedure_step import State
 from worklist.revocation import revoke_ended_rights
-from worklist.routed_reader import ELIGIBLE, eligible_ids, ended_by_the_calendar, forget_routing, routing_of
+from worklist.routed_reader import ELIGIBLE, eligible_ids, ended_by_the_calendar, forget_routing, outcome_of, routing_of
 from worklist.routing import ACTOR, decide_for_readers, record_routing
 from worklist.workitem import ProcedureStep, locked_step
 
@@ -99,8 +99,7 @@ def _differs(app: Application, session: Session, step: ProcedureStep | None, rea
     active = [reader for reader, is_active in readers if is_active]
     for facts, decision in decide_for_readers(session, app.law, study, active, now=now, keys=app.keys):
         row = standing.get(str(facts["reader"]["id"]))
-        reasons = [] if decision.outcome == ELIGIBLE else list(decision.reasons)
-        if row is None or (row.outcome, row.reasons) != (decision.outcome, reasons):
+        if row is None or (row.outcome, row.reasons) != outcome_of(app.law, study, facts, decision, now):
             return True
         if row.valid_until is not None and (row.valid_until <= now or (decision.valid_until or row.valid_until) < row.valid_until):
             return True

@@ -50,6 +50,7 @@ def require_storage(
         country = vault.country or hospital.storage_country
         place = StoragePlace(country, vault.keys_country or country)
         object_facts: dict[str, Any] = {
+            "study": study_instance_uid,
             "kind": "CURRENT",
             "provenance": "HOSPITAL",
             "modality": modality,

@@ -29,7 +29,7 @@ from gateway.refused_studies import refused_studies
 from gateway.web.contexts import Choice, Paging, Reason, Shell, Tone, WorklistFilters, WorklistPage, WorklistRow
 from reporting.report import newest_draft_of_reader
 from worklist.procedure_step import State
-from worklist.routed_reader import ELIGIBLE, RoutedReader, is_eligible
+from worklist.routed_reader import ELIGIBLE, RoutedReader, is_eligible, outcome_of
 from worklist.workitem import ProcedureStep, require_step
 
 ROWS_PER_PAGE = 25
@@ -129,10 +129,11 @@ def row_of(session: Session, app: Application, reader: Visitor, step: ProcedureS
             keys=app.keys,
         )
         decision = decide(facts, app.law)
-        can_claim, decision_digest = decision.outcome == "ALLOW", decision.digest
+        outcome, against = outcome_of(app.law, study, facts, decision, app.now())
+        can_claim, decision_digest = outcome == ELIGIBLE, decision.digest
         obligations = decision.obligations
         if not can_claim:
-            reasons = tuple(Reason(code=code, text=reason_sentence(code)) for code in decision.reasons)
+            reasons = tuple(Reason(code=code, text=reason_sentence(code)) for code in against)
     status, tone = _status(session, reader, step, study, can_claim)
     if is_told is None:
         may_be_told = is_mine or is_eligible(session, step.study_pk, reader.principal_id)

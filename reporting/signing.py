@@ -24,6 +24,7 @@ from compliance.decision_log import decide_and_record
 from compliance.emergency_access import end_emergency_access
 from compliance.facts import gather_facts
 from compliance.lawbook import LawBundle
+from compliance.obligation import unmet_for_study
 from compliance.principal import LoginSession, Principal, require_principal
 from compliance.study import Study, manifest_of, open_order_text, open_study_key, study_by_pk
 from crypto.errors import Conflict, NotAllowed, RefusedContent
@@ -94,8 +95,11 @@ def sign(
         _require_kind(session, study, step, kind)
         facts = _facts(session, keys, study, require_reader(session, reader_id), login_digest, kind, now)
         decision = decide_and_record(session, law, facts, study_instance_uid=study.study_instance_uid, actor=reader_id, at=now)
+        unmet = unmet_for_study(decision.obligations, law, study, facts, now)
         if decision.outcome != "ALLOW":
             refusal = NotAllowed(next(iter(decision.reasons), "DENIED"), ", ".join(decision.reasons))
+        elif unmet is not None:
+            refusal = NotAllowed(unmet, "what the law asks in return is not kept here")
         elif decision.digest != prepared.content.decision_digest:
             raise Conflict("MOVED_ON", "the facts changed while the report was being signed")
         else:

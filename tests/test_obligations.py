@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -23,14 +24,19 @@ from compliance.patient_status import state_patient
 from compliance.principal import LoginSession, RegisteredNetwork
 from compliance.quarantine import QuarantineItem
 from compliance.study import Instance, Series, Study, instances_of_study
+from crypto.errors import NotAllowed
 from gateway import worklist_page
 from gateway.register_effects import take_effect
+from reporting.content import ReportKind
+from reporting.signing import sign
 from tests.builders import make_ct_study
 from tests.gateway_site import PAGE, GatewaySite, gateway_site
 from tests.reading_rows import ReadingRows
+from tests.signing_desk import Desk
 from worklist.routed_reader import RoutedReader
 from worklist.unclaimed import why_unclaimed
-from worklist.workitem import ProcedureStep, require_step
+from worklist.view_grant import ViewGrant
+from worklist.workitem import ProcedureStep, require_step, transaction_uid_digest
 
 LAW = load_law()
 
@@ -120,7 +126,10 @@ def test_view_only_hands_out_frames_and_no_whole_image(site: GatewaySite) -> Non
     move_to_india(site)
     step_uid = site.claim("r1")
     page = site.client("r1").get(f"/read/{step_uid}", headers=PAGE).text
-    assert 'class="watermark"' in page and "Inés Valverde" in page
+    with site.app.database.reading() as session:
+        grant = session.exec(select(ViewGrant).where(ViewGrant.procedure_step_uid == step_uid)).one()
+    mark = f"{site.clock.at:%Y-%m-%d %H:%M} UTC · {grant.decision_digest.removeprefix('sha256:')[:12]}"
+    assert 'class="watermark"' in page and re.search(rf'class="watermark"[^>]*><span>[^<]*Inés Valverde[^<]* · {re.escape(mark)}<', page)
     base, _ = one_instance(site)
     client = site.client("r1")
     frame = client.get(f"{base}/frames/1")
@@ -135,6 +144,38 @@ def test_without_the_obligation_the_whole_instance_is_there(site: GatewaySite) -
     base, _ = one_instance(site)
     answer = site.client("r1").get(base)
     assert answer.status_code == 200 and answer.headers["cache-control"] == "no-store"
+
+
+def test_what_nobody_keeps_here_is_not_offered_and_not_signed(site: GatewaySite) -> None:
+    move_to_india(site)
+    desk, step_uid = Desk(site), site.claim("r1")
+    desk.save(step_uid)
+    with site.app.database.transaction() as session:
+        study = session.get_one(Study, site.study.study_pk)
+        study.keys_country = "US"
+        session.add(study)
+    with pytest.raises(NotAllowed) as refused:
+        sign(
+            site.app.database, site.app.keys, site.app.law, procedure_step_uid=step_uid, reader_id="r1", login_digest=desk.login_digest,
+            transaction_uid=_transaction_uid(site, step_uid), kind=ReportKind.FINAL, draft_version=1,
+            manifest_digest=site.study.manifest_digest, passphrase=site.logins["r1"].passphrase, now=site.clock.at,
+            new_uid=site.app.new_uid,
+        )  # fmt: skip
+    assert refused.value.reason_code == "OBLIGATION_UNMET:KEYS_IN(EU)"
+    site.post("r1", f"/read/{step_uid}/release", reason_code="OTHER", text="A test of what nobody keeps")
+    take_effect(site.app)
+    with site.app.database.reading() as session:
+        row = session.get_one(RoutedReader, (site.study.study_pk, "r1"))
+    assert (row.outcome, row.reasons) == ("DENY", ["OBLIGATION_UNMET:KEYS_IN(EU)"])
+
+
+def _transaction_uid(site: GatewaySite, step_uid: str) -> str:
+    """The reader's page keeps it; here the step is made to know the one that is said."""
+    with site.app.database.transaction() as session:
+        step = require_step(session, step_uid)
+        step.transaction_uid_digest = transaction_uid_digest("2.25.1")
+        session.add(step)
+    return "2.25.1"
 
 
 def test_keys_outside_the_region_show_nothing(site: GatewaySite) -> None:
@@ -178,6 +219,7 @@ def test_law_decides_the_place_and_the_decision_is_on_record(empty: GatewaySite)
     with empty.app.database.reading() as session:
         (row,) = session.exec(select(DecisionRow).where(DecisionRow.action == "STORE")).all()
     assert (row.outcome, row.reader_id) == ("DENY", "")
+    assert json.loads(row.document)["facts"]["object"]["study"] == row.study_instance_uid != ""
 
 
 def test_where_it_was_written_is_on_the_study(empty: GatewaySite) -> None:
@@ -272,17 +314,17 @@ def test_why_nobody_claims_counts_what_stops_each_reader(site: GatewaySite) -> N
     study_pk = site.study.study_pk
     assert study_pk is not None
     with site.app.database.reading() as session:
-        waiting = why_unclaimed(session, study_pk, now=site.clock.at)
+        waiting = why_unclaimed(session, site.app.law, study_pk, now=site.clock.at)
     assert waiting is not None and (waiting.eligible, waiting.ready) == (1, 0)
     assert waiting.held_up == {"NOT_LOGGED_IN": 1}
     assert waiting.refused["CRED_LICENCE_EXPIRED:ES"] == 1 and waiting.refused["CRED_COVER_MISSING:DE"] == 1
     site.client("r1")
     with site.app.database.reading() as session:
-        waiting = why_unclaimed(session, study_pk, now=site.clock.at)
+        waiting = why_unclaimed(session, site.app.law, study_pk, now=site.clock.at)
     assert waiting is not None and waiting.ready == 1 and "1 of 1" in waiting.headline
     site.claim("r1")
     with site.app.database.reading() as session:
-        assert why_unclaimed(session, study_pk, now=site.clock.at) is None
+        assert why_unclaimed(session, site.app.law, study_pk, now=site.clock.at) is None
 
 
 def _many_steps(session: Session, site: GatewaySite, count: int) -> None:

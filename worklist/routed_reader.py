@@ -17,6 +17,8 @@ from sqlmodel import Field, Session, SQLModel, col, func, select
 from compliance.database import UtcDateTime
 from compliance.decision import Decision
 from compliance.lawbook import LawBundle
+from compliance.obligation import unmet_for_study
+from compliance.study import Study
 
 ELIGIBLE = "ALLOW"
 _PER_QUERY = 500
@@ -36,23 +38,34 @@ class RoutedReader(SQLModel, table=True):
     decided_at: datetime = Field(sa_type=UtcDateTime)
 
 
+def outcome_of(law: LawBundle, study: Study, facts: Mapping[str, Any], decision: Decision, at: datetime) -> tuple[str, list[str]]:
+    """(what routing makes of `decision`, the reasons): what is allowed in return for what nobody keeps here is not offered."""
+    if decision.outcome != ELIGIBLE:
+        return decision.outcome, list(decision.reasons)
+    unmet = unmet_for_study(decision.obligations, law, study, facts, at)
+    return (ELIGIBLE, []) if unmet is None else ("DENY", [unmet])
+
+
 def keep_routing(
-    session: Session, law: LawBundle, study_pk: int, decided: Sequence[tuple[Mapping[str, Any], Decision]], *, at: datetime
+    session: Session, law: LawBundle, study: Study, decided: Sequence[tuple[Mapping[str, Any], Decision]], *, at: datetime
 ) -> None:
     """These decisions are what stands about their readers and this study."""
+    study_pk = study.study_pk
+    assert study_pk is not None
     forget_routing(session, study_pk, [str(facts["reader"]["id"]) for facts, _ in decided])
     turn = _next_turn_of_law(law, decided[0][0], at) if decided else None
+    outcomes = [outcome_of(law, study, facts, decision, at) for facts, decision in decided]
     session.add_all(
         RoutedReader(
             study_pk=study_pk,
             reader_id=str(facts["reader"]["id"]),
-            outcome=decision.outcome,
-            reasons=[] if decision.outcome == ELIGIBLE else list(decision.reasons),
+            outcome=outcome,
+            reasons=reasons,
             valid_until=min(filter(None, (decision.valid_until, turn, _next_beginning(facts, at))), default=None),
             decision_digest=decision.digest,
             decided_at=at,
         )
-        for facts, decision in decided
+        for (facts, decision), (outcome, reasons) in zip(decided, outcomes, strict=True)
     )
     session.flush()
 

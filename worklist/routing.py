@@ -24,7 +24,7 @@ from compliance.route_facts import gather_route_facts
 from compliance.study import Study
 from crypto.keys import KeyStore
 from worklist.procedure_step import State, WorkitemCode
-from worklist.routed_reader import ELIGIBLE, eligible_ids, forget_routing, keep_routing, refusals_of, routing_of
+from worklist.routed_reader import eligible_ids, forget_routing, keep_routing, refusals_of, routing_of
 from worklist.workitem import ProcedureStep, locked_open_steps
 
 #: Where a hospital names no turnaround for a priority.
@@ -124,9 +124,7 @@ def decide_for_all(
     gone = routing_of(session, study.study_pk).keys() - {reader.reader_id for reader in readers}
     forget_routing(session, study.study_pk, sorted(gone))
     record_routing(session, law, study, decided, now=now)
-    eligible = [str(facts["reader"]["id"]) for facts, decision in decided if decision.outcome == ELIGIBLE]
-    refused = {str(facts["reader"]["id"]): list(decision.reasons) for facts, decision in decided if decision.outcome != ELIGIBLE}
-    return eligible, refused
+    return eligible_ids(session, study.study_pk), refusals_of(session, study.study_pk)
 
 
 def decide_for_readers(
@@ -141,8 +139,7 @@ def record_routing(
     session: Session, law: LawBundle, study: Study, decided: Sequence[tuple[dict[str, Any], Decision]], *, now: datetime
 ) -> None:
     """The decisions are on record, and are what stands about these readers and this study. Raises: Conflict(CLOCK_BACKWARDS)."""
-    assert study.study_pk is not None
-    keep_routing(session, law, study.study_pk, decided, at=now)
+    keep_routing(session, law, study, decided, at=now)
     record_decisions(session, decided, study_instance_uid=study.study_instance_uid, actor=ACTOR, at=now)
 
 
