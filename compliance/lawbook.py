@@ -30,6 +30,7 @@ BUNDLE_FILE = "bundle.yaml"
 DEMO_CONFIRMATIONS = "demo-confirmations.json"
 OWN_CONFIRMATIONS = "confirmations.json"
 _PACK_BYTES_MAX = 4 * 1024 * 1024
+_PACK_VALUES_MAX = 200_000
 
 
 class _Model(BaseModel):
@@ -208,12 +209,46 @@ def _read_yaml(path: Path) -> Any:
         raise BadInput(f"{path}: cannot be read") from None
     if len(content) > _PACK_BYTES_MAX:
         raise BadInput(f"{path}: is larger than {_PACK_BYTES_MAX} bytes")
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        return yaml.load(content, Loader=loader)  # noqa: S506 - a safe loader, the C one where it was built
+        loaded = yaml.load(content, Loader=_PackLoader)  # noqa: S506 - a safe loader, the C one where it was built
+    except _NameTwice as twice:
+        raise BadInput(f"{path}: a name stands twice in one object (line {twice.line})") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         raise BadInput(f"{path}: is not YAML{f' (line {mark.line + 1})' if mark is not None else ''}") from None
+    if not _is_small(loaded):
+        raise BadInput(f"{path}: unfolds to more than {_PACK_VALUES_MAX} values")
+    return loaded
+
+
+class _NameTwice(Exception):
+    def __init__(self, line: int) -> None:
+        super().__init__()
+        self.line = line
+
+
+class _PackLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """A safe loader that takes no object in which a name stands twice: which of the two counts must not be left to a library."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if len(set(names)) != len(names):
+            raise _NameTwice(node.start_mark.line + 1)
+        made: dict[Any, Any] = super().construct_mapping(node, deep)
+        return made
+
+
+def _is_small(loaded: Any) -> bool:
+    """Whether it has no more values than a pack may, counted as often as aliases repeat them."""
+    waiting, count = [loaded], 0
+    while waiting and count <= _PACK_VALUES_MAX:
+        node = waiting.pop()
+        count += 1
+        if isinstance(node, dict):
+            waiting += node.values()
+        elif isinstance(node, list):
+            waiting += node
+    return not waiting
 
 
 def _first(error: ValidationError) -> str:

@@ -125,6 +125,28 @@ def test_a_pack_that_is_none_is_refused_by_file(text: str, packs: Path) -> None:
         load_law(packs)
 
 
+_BOMB = "a: &a [x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{after}: &{after} [{', '.join([f'*{before}'] * 8)}]\n" for before, after in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            "pack: x\ntitle: X\nrules:\n  - {id: A, origin: [IE], kind: PROHIBIT, origin: [DE]}\n",
+            "a name stands twice in one object (line 4)",
+        ),
+        (_BOMB, "unfolds to more than"),
+    ],
+    ids=["a-name-twice", "aliases-that-multiply"],
+)
+def test_a_pack_that_says_two_things_or_never_ends_is_refused(text: str, reason: str, packs: Path) -> None:
+    (packs / "zz.yaml").write_text(text)
+    with pytest.raises(BadInput, match=re.escape(reason)):
+        load_law(packs)
+
+
 def test_a_folder_without_bundle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"bundle\.yaml"):
         load_law(tmp_path)
