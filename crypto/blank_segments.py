@@ -89,17 +89,26 @@ class BlankSegments:
 
         Raises: OSError.
         """
-        made = 0
         self.look()
-        while len(self._names) < wanted and may_fill(BLANK_BYTES):
-            segment_id = self._make()
-            with self._lock:
-                self._names.append(segment_id)
-            made += 1
+        if len(self._names) >= wanted:
+            return 0
+        self._disk.make_directory(self._root)
+        made = 0
+        directory = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            # One process at a time: together they would make as many each.
+            if lock_file(directory, fcntl.LOCK_EX):
+                self.look()
+                while len(self._names) < wanted and may_fill(BLANK_BYTES):
+                    segment_id = self._make()
+                    with self._lock:
+                        self._names.append(segment_id)
+                    made += 1
+        finally:
+            os.close(directory)
         return made
 
     def _make(self) -> str:
-        self._disk.make_directory(self._root)
         segment_id = os.urandom(16).hex()
         temporary = self._root / f".{segment_id}.new"
         descriptor = self._disk.open_direct(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR)

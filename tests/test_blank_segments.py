@@ -189,6 +189,19 @@ def test_half_made_files_are_swept_and_room_is_asked_for(tmp_path: Path) -> None
     assert [path.suffix for path in (tmp_path / "blank").iterdir()] == [".blank"]
 
 
+def test_two_processes_that_fill_make_no_more_than_is_wanted(tmp_path: Path) -> None:
+    one, other = (BlankSegments(tmp_path / "blank", Disk()) for _ in range(2))
+    made = []
+
+    def may_fill(length: int) -> bool:
+        made.append(other.fill(2, lambda _: True))
+        return True
+
+    assert one.fill(2, may_fill) == 2
+    assert (made, len(one.names())) == ([0, 0], 2)
+    assert other.fill(3, lambda _: True) == 1
+
+
 @pytest.mark.parametrize("persisted", [False, True], ids=["not-persisted", "persisted"])
 def test_nth_failing_effect_never_loses_what_was_acknowledged(tmp_path: Path, keys: FileKeyStore, persisted: bool) -> None:
     for number in itertools.count():
