@@ -191,7 +191,7 @@ def show_unclaimed(app: App, program: StudyReader, study_instance_uid: str) -> R
     """Why nobody has claimed the study: counts by reason, no reader's name."""
     with app.database.reading() as session:
         study = own_study(session, program.hospital_id, study_instance_uid)
-        return JSONResponse(why_unclaimed_document(session, study, now=app.now()), headers=_HEADERS)
+        return JSONResponse(why_unclaimed_document(session, app.law, study, now=app.now()), headers=_HEADERS)
 
 
 def _fields(document: Any, *, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> Mapping[str, str]:

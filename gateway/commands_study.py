@@ -31,7 +31,7 @@ def why_command(
     from gateway.study_why import own_study, why_unclaimed_document
 
     with deployment(data) as app, app.database.reading() as session:
-        found = why_unclaimed_document(session, own_study(session, None, study), now=app.now())
+        found = why_unclaimed_document(session, app.law, own_study(session, None, study), now=app.now())
     if as_json:
         print_json(found)
         return

@@ -175,7 +175,10 @@ def _gate(gate: Mapping[str, Any]) -> GateResult:
         f"{rule['rule']} ({rule['result'].lower()}{', draft' if rule['status'] != 'CONFIRMED' else ''}): {_source(rule['source'])}"
         for rule in gate["rules"]
     )
-    evidence = tuple(f"{item['name']}{', until ' + item['until'] if item['until'] else ''}" for item in gate["relied_on"])
+    evidence = tuple(
+        f"{item['name']}{', until ' + written(datetime.fromisoformat(item['until'])) if item['until'] else ''}"
+        for item in gate["relied_on"]
+    )
     outcome = gate["outcome"]
     found = ", ".join(gate["reasons"]) if outcome != "ALLOW" else ""
     return GateResult(

@@ -89,6 +89,8 @@ _ACTIONS = {
     "DELIVER": "to have the report delivered",
 }
 _SHORT = 48
+#: Shown in a column of their own.
+_ELSEWHERE = ("refused", "reason", "reasons")
 _OBJECTS = {
     "quarantine": "quarantine item",
     "received": "received study",
@@ -100,6 +102,11 @@ _OBJECTS = {
     "token": "token",
     "report": "report",
     "received-instance": "received image",
+    "reminder": "reminder",
+    "entry": "entry",
+    "address": "address",
+    "device": "device",
+    "hospital-mask": "device mask",
 }
 
 
@@ -118,7 +125,7 @@ def subject_words(entry: AuditEntry) -> str:
     if entry.event_type == EventType.DECIDE:
         action = str(entry.detail.get("action", ""))
         return f"{entry.detail.get('reader', '')} asked {_ACTIONS.get(action, action)}".strip()
-    said = {name: value for name, value in entry.detail.items() if _is_said(value) and name not in ("refused", "reason", "reasons")}
+    said = {name: value for name, value in entry.detail.items() if _is_said(value) and value is not False and name not in _ELSEWHERE}
     words = ", ".join(
         f"{_lowered(name_words(name))} {_short(value_words(entry.event_type, name, value))}" for name, value in sorted(said.items())
     )

@@ -80,7 +80,7 @@ def show_unclaimed(app: App, staff: Staff, study_key: str) -> Response:
         if received is None or received.study_instance_uid is None:
             raise NotFound("no such study")
         study = require_study(session, received.study_instance_uid)
-        document = why_unclaimed_document(session, study, now=app.now())
+        document = why_unclaimed_document(session, app.law, study, now=app.now())
     return JSONResponse(document, headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"})
 
 

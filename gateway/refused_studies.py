@@ -10,10 +10,12 @@ from collections import Counter
 
 from sqlmodel import Session, col, select
 
+from compliance.lawbook import LawBundle
 from gateway.reason_words import reason_sentence
 from gateway.web.contexts import Reason, RefusedStudies
 from worklist.procedure_step import State
 from worklist.routed_reader import ELIGIBLE, RoutedReader
+from worklist.unclaimed import following_reasons, telling
 from worklist.workitem import ProcedureStep
 
 _REASONS_MAX = 8
@@ -21,10 +23,10 @@ _REASONS_MAX = 8
 _OWN = ("CRED_",)
 
 
-def refused_studies(session: Session, reader_id: str) -> RefusedStudies | None:
+def refused_studies(session: Session, law: LawBundle, reader_id: str) -> RefusedStudies | None:
     """None where no study waits that this reader may not read."""
     counts: Counter[str] = Counter()
-    studies = 0
+    studies, following = 0, following_reasons(law)
     for reasons in session.exec(
         select(RoutedReader.reasons)
         .join(ProcedureStep, col(ProcedureStep.study_pk) == RoutedReader.study_pk)
@@ -36,7 +38,7 @@ def refused_studies(session: Session, reader_id: str) -> RefusedStudies | None:
         )
     ).all():
         studies += 1
-        counts.update({told_of(reason) for reason in reasons})
+        counts.update({told_of(reason) for reason in telling(reasons, following)})
     if not studies:
         return None
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:_REASONS_MAX]

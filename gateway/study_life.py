@@ -154,7 +154,7 @@ def _life(
     status, tone = _status(session, app, row, study, trace)
     expected = expected_of(session, row)
     step = trace.open_step
-    found = why_step_unclaimed(session, step, presence) if step is not None and step.state == State.SCHEDULED else None
+    found = why_step_unclaimed(session, app.law, step, presence) if step is not None and step.state == State.SCHEDULED else None
     copied = [report for report in trace.reports if report.report_uid in trace.copied]
     return StudyLife(
         status=status,

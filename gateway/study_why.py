@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlmodel import Session, select
 
+from compliance.lawbook import LawBundle
 from compliance.study import Study
 from crypto.errors import NotFound
 from gateway.reason_words import reason_sentence
@@ -28,10 +29,10 @@ def own_study(session: Session, hospital_id: str | None, study_instance_uid: str
     return study
 
 
-def why_unclaimed_document(session: Session, study: Study, *, now: datetime) -> dict[str, Any]:
+def why_unclaimed_document(session: Session, law: LawBundle, study: Study, *, now: datetime) -> dict[str, Any]:
     """For programs: the counts with their codes and their words; {"waiting": false} where no reader is waited for."""
     assert study.study_pk is not None
-    found = why_unclaimed(session, study.study_pk, now=now)
+    found = why_unclaimed(session, law, study.study_pk, now=now)
     document: dict[str, Any] = {"study": study.study_instance_uid, "asked_at": now.isoformat(), "waiting": found is not None}
     if found is None:
         return document

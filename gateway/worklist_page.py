@@ -72,7 +72,7 @@ def worklist_page(app: Application, reader: Visitor, filters: WorklistFilters, *
         )
         modalities = sorted({line.modality for line in listed})
         # Only an empty list is explained: that takes a look at every step that waits.
-        refused = refused_studies(session, reader.principal_id) if not listed and filters.state != "refused" else None
+        refused = refused_studies(session, app.law, reader.principal_id) if not listed and filters.state != "refused" else None
         hospitals = session.exec(select(Hospital.hospital_id, Hospital.name).order_by(Hospital.name)).all()
     return WorklistPage(
         shell=shell,

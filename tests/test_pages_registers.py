@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -12,8 +15,11 @@ from sqlmodel import col, select
 
 from compliance import audit
 from compliance.credential import Consent, Credential, standing_credentials
+from compliance.evidence_document import EvidenceDocument
+from compliance.reminders import remind
 from gateway.register_note import open_reason
 from tests.gateway_site import PAGE, GatewaySite, gateway_site
+from tests.test_consent_fhir import actor, resource, said_at
 from worklist.procedure_step import State
 from worklist.routed_reader import eligible_ids
 from worklist.workitem import require_step
@@ -216,3 +222,133 @@ def test_a_change_that_touches_nobody_writes_no_decision(site: GatewaySite) -> N
     with site.app.database.reading() as session:
         added = [row.event_type for row in audit.entries(session, start=before)]
     assert audit.EventType.DECIDE not in added and audit.EventType.ROUTE not in added
+
+
+def test_a_consent_is_imported_shown_in_sentences_and_exported(site: GatewaySite) -> None:
+    step_uid = site.claim("r1")
+    provision = {"type": "deny", "actor": [actor("Practitioner/r1")]}
+    document = resource(site.study.patient_pseudonym, dateTime=said_at(site), provision=provision)
+    files = {"file": ("consent.json", json.dumps(document).encode(), "application/json")}
+    form = {"csrf_token": site.csrf("po")}
+    answer = site.client("po").post("/consents/import", data=form, files=files, headers=PAGE)
+    assert (answer.status_code, answer.headers.get("location")) == (303, "/consents?done=imported"), answer.text
+    with site.app.database.reading() as session:
+        assert require_step(session, step_uid).state == State.CANCELED
+        key = session.exec(select(Consent.consent_pk)).one()
+    shown = page(site, "po", f"/consents/{key}")
+    assert "Denied: reads by reader r1." in shown and site.study.patient_pseudonym in shown
+    exported = site.client("po").get(f"/consents/{key}/fhir")
+    assert exported.json()["provision"]["provision"][0]["type"] == "deny" and "no-store" in exported.headers["cache-control"]
+
+
+@pytest.mark.parametrize(
+    ("pasted", "words"),
+    [
+        ("", "one of the two"),
+        ('{"resourceType": "Consent", "status": "draft"}', "Consent.status"),
+        ('{"a": 1, "a": 2}', "names something twice"),
+        ('{"resourceType": "Consent", "modifierExtension": [{"url": "Erika"}]}', "Consent.modifierExtension: not understood"),
+    ],
+    ids=["nothing", "draft", "twice", "modifier"],
+)
+def test_a_consent_that_is_not_understood_is_refused_with_its_place(site: GatewaySite, pasted: str, words: str) -> None:
+    form = {"csrf_token": site.csrf("po"), "document": pasted}
+    answer = site.client("po").post("/consents/import", data=form, files={"file": ("", b"")}, headers=PAGE)
+    assert answer.status_code == 422 and words in answer.text and "Erika" not in answer.text
+    with site.app.database.reading() as session:
+        assert session.exec(select(Consent)).all() == []
+
+
+def test_an_older_yes_does_not_undo_a_newer_no(site: GatewaySite) -> None:
+    assert site.post("po", "/consents", **consent_form(site, status="REFUSED", given=str(site.clock().date()))).status_code == 303
+    answer = site.post("po", "/consents", **consent_form(site))
+    assert answer.status_code == 422 and "an older word does not replace it" in answer.text
+    assert eligible(site) == []
+    site.clock.forward(seconds=1)
+    assert site.post("po", "/consents", **consent_form(site, given=str(site.clock().date()))).status_code == 303
+    assert eligible(site) == ["r1"]
+
+
+def test_the_document_of_evidence_is_kept_sealed_and_opened_by_the_officer_alone(site: GatewaySite) -> None:
+    content = b"%PDF-1.7 \0 agreement between the hospital and the firm" + b"x" * 1_500_000
+    today = site.clock().date()
+    form = {
+        "csrf_token": site.csrf("po"),
+        "type": "DPA",
+        "hospital": "h1",
+        "employer": "e1",
+        "issued": str(today),
+        "expires": str(today + timedelta(days=9)),
+    }
+    files = {"document": ("Vertrag Klinikum.pdf", content, "application/pdf")}
+    assert site.client("po").post("/evidence", data=form, files=files, headers=PAGE).status_code == 303
+    with site.app.database.reading() as session:
+        row = session.exec(select(EvidenceDocument)).one()
+        assert b"agreement" not in row.sealed
+    path = f"/evidence/{row.evidence_id}/document"
+    digest = hashlib.sha256(content).hexdigest()
+    assert f'href="{path}"' in page(site, "po", "/evidence") and digest[:12] in page(site, "po", "/evidence")
+    opened = site.client("po").get(path)
+    assert opened.content == content and "Vertrag" not in str(opened.headers) and "attachment" in opened.headers["content-disposition"]
+    for stranger in ("op", "h1", "r1"):
+        assert site.client(stranger).get(path).status_code == 403
+    with site.app.database.reading() as session:
+        entries = session.exec(select(audit.AuditEntry).where(audit.AuditEntry.object_id == f"evidence/{row.evidence_id}")).all()
+    assert [(entry.action, entry.actor) for entry in entries] == [("C", "po"), ("R", "po")]
+
+
+def test_a_document_needs_the_token_and_is_never_replaced(site: GatewaySite) -> None:
+    files = {"document": ("a.pdf", b"one", "application/pdf")}
+    client = site.client("po")
+    assert client.post("/evidence/dpa-1/document", files=files, headers=PAGE).status_code == 403
+    form = {"csrf_token": site.csrf("po")}
+    assert client.post("/evidence/dpa-1/document", data=form, files=files, headers=PAGE).status_code == 303
+    other = {"document": ("a.pdf", b"two", "application/pdf")}
+    refused = client.post("/evidence/dpa-1/document", data=form, files=other, headers=PAGE)
+    assert refused.status_code == 422 and "the register names another document" in refused.text
+    large = {"document": ("a.pdf", b"x" * (18 * 1024 * 1024), "application/pdf")}
+    assert client.post("/evidence/dpa-2/document", data=form, files=large, headers=PAGE).status_code == 413
+
+
+def test_what_was_written_is_opened_with_a_reason_and_the_opening_is_on_record(site: GatewaySite) -> None:
+    site.post("po", f"/credentials/{credential(site, 'r1', 'LICENCE')}/suspend", reason="Letter of Dr. Example")
+    with site.app.database.reading() as session:
+        entry = session.exec(select(audit.AuditEntry).where(col(audit.AuditEntry.sealed_body).is_not(None))).one()
+    path = f"/privacy/entries/{entry.entry_index}"
+    shown = page(site, "po", path)
+    assert "Letter of Dr. Example" not in shown and "Open what was written" in shown and "SUSPENDED" in shown
+    assert site.post("po", f"{path}/open").status_code == 400, "no reason given"
+    assert site.post("h1", f"{path}/open", reason="Curious").status_code == 403
+    opened = site.post("po", f"{path}/open", reason="Complaint of the reader")
+    assert opened.status_code == 200 and "Letter of Dr. Example" in opened.text
+    assert "Letter of Dr. Example" not in page(site, "po", path), "shown once"
+    with site.app.database.reading() as session:
+        opening = session.exec(select(audit.AuditEntry).where(audit.AuditEntry.object_id == f"entry/{entry.entry_index}")).one()
+    assert (opening.actor, opening.detail["entry"]) == ("po", entry.entry_index)
+    assert open_reason(site.app.keys, opening) == "Complaint of the reader"
+    plain = next(index for index in range(entry.entry_index) if index != entry.entry_index)
+    assert site.post("po", f"/privacy/entries/{plain}/open", reason="Nothing there").status_code == 404
+
+
+def test_an_empty_list_says_why_by_reason_alone(site: GatewaySite) -> None:
+    study = site.study
+    shown = page(site, "r3", "/worklist")
+    assert "1 open study is not for you" in shown and "1 study: The licence has expired (ES)." in shown
+    for told in (study.patient_pseudonym, study.accession_pseudonym, "Klinikum Lindenau</td>", study.description):
+        assert told not in shown
+    assert "No study matches" in page(site, "r3", "/worklist?modality=MR")
+
+
+def test_reminders_reach_the_officer_the_reader_and_the_metrics(site: GatewaySite) -> None:
+    site.clock.forward(days=295)  # the covers of the demonstration run 300 days
+    with site.app.database.transaction() as session:
+        remind(session, now=site.clock.at)
+    assert 'href="/privacy/reviews">Reviews <span class="count">4</span>' in page(site, "po", "/privacy")
+    assert "Your cover ends on" in page(site, "r1", "/worklist")
+    assert 'readgate_reminders_unseen{days="7"} 4.0' in site.anonymous().get("/metrics").text
+    key = min(re.findall(r"/privacy/reviews/reminders/(\d+)/seen", page(site, "po", "/privacy/reviews")))
+    for _ in range(2):
+        site.post("po", f"/privacy/reviews/reminders/{key}/seen")
+    with site.app.database.reading() as session:
+        seen = session.exec(select(audit.AuditEntry).where(audit.AuditEntry.object_id == f"reminder/{key}")).all()
+    assert [entry.actor for entry in seen] == ["po"], "acknowledged once, on record once"

@@ -53,9 +53,11 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSite]:
         yield made
 
 
-def command(data: Path, *words: str) -> str:
-    """What `readgate` says in a process of its own; it knows nothing of the law that the site runs under."""
+def command(data: Path, *words: str, has_law: bool = False) -> str:
+    """What `readgate` says in a process of its own; without `has_law` it knows nothing of the law that the site runs under."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("READGATE_")}
+    if has_law:
+        environment["READGATE_LAW__DEMO_CONFIRMATIONS"] = "true"
     done = subprocess.run(
         [sys.executable, "-m", "gateway.cli", *words, "--data", str(data)],
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False,
@@ -124,6 +126,15 @@ def test_credential_suspended_and_reinstated_by_command_is_followed(running: Run
     eventually(lambda: is_offered(False), FOLLOWED_SECONDS_MAX, "still offered")
     command(data, "credential", "reinstate", licence_of(data, "r1"), "--reason", "Letter withdrawn")
     eventually(lambda: is_offered(True), FOLLOWED_SECONDS_MAX, "not offered again")
+
+
+def test_a_decision_is_listed_and_explained_by_command(running: RunningSite) -> None:
+    data = running.app.data
+    rows = json.loads(command(data, "decision", "list", "--reader", "r4", "--json"))
+    found = json.loads(command(data, "decision", "show", rows[0]["digest"], "--json", has_law=True))
+    assert found["decision"]["outcome"] == "DENY" and "would be denied" in found["today"]["text"]
+    assert {"Who", "What", "Where", "When"} <= set(found["about"]) and found["replay"].startswith("Came out byte for byte")
+    assert "CRED_PRIVILEGE_MISSING:h1" in command(data, "decision", "show", rows[0]["digest"], has_law=True)
 
 
 def test_registers_leave_and_come_back_by_command(running: RunningSite, tmp_path: Path) -> None:

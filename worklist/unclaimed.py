@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 from sqlmodel import Session, col, func, select
 
+from compliance.lawbook import LawBundle
 from compliance.principal import LoginSession, is_live
 from compliance.privacy_review import REVIEW_OVERDUE, overdue_reader_ids
+from compliance.rule import Wanted as Need
 from worklist.claim import OPEN_CLAIMS_MAX
 from worklist.procedure_step import State
 from worklist.routed_reader import eligible_ids, refusals_of
@@ -105,19 +107,21 @@ def gather_presence(session: Session, *, now: datetime) -> Presence:
     )
 
 
-def why_unclaimed(session: Session, study_pk: int, *, now: datetime) -> Unclaimed | None:
+def why_unclaimed(session: Session, law: LawBundle, study_pk: int, *, now: datetime) -> Unclaimed | None:
     """Why the study waits; None where it does not wait for a reader."""
     step = session.exec(
         select(ProcedureStep)
         .where(ProcedureStep.study_pk == study_pk, ProcedureStep.state == State.SCHEDULED)
         .order_by(col(ProcedureStep.scheduled_at).desc())
     ).first()
-    return why_step_unclaimed(session, step, gather_presence(session, now=now)) if step is not None else None
+    return why_step_unclaimed(session, law, step, gather_presence(session, now=now)) if step is not None else None
 
 
-def why_step_unclaimed(session: Session, step: ProcedureStep, presence: Presence) -> Unclaimed:
+def why_step_unclaimed(session: Session, law: LawBundle, step: ProcedureStep, presence: Presence) -> Unclaimed:
     """`why_unclaimed` of a waiting step."""
-    eligible, refused = eligible_ids(session, step.study_pk), refusals_of(session, step.study_pk)
+    eligible = eligible_ids(session, step.study_pk)
+    following = following_reasons(law)
+    refused = {reader_id: telling(reasons, following) for reader_id, reasons in refusals_of(session, step.study_pk).items()}
     obstacles = [presence.obstacle(reader_id) for reader_id in eligible]
     stops: Counter[str] = Counter()
     for reasons in refused.values():
@@ -133,6 +137,25 @@ def why_step_unclaimed(session: Session, step: ProcedureStep, presence: Presence
         refused_readers=len(refused),
         nearest=nearest_openings(refused.values()),
     )
+
+
+def following_reasons(law: LawBundle) -> frozenset[str]:
+    """Reasons that only say which rule asked for a credential, paper or consent: beside them stands what of it is missing."""
+
+    def is_paper(need: Need) -> bool:
+        return need.form in ("credential", "evidence", "consent") or (
+            bool(need.groups) and all(is_paper(inner) for group in need.groups for inner in group)
+        )
+
+    return frozenset(
+        rule.unmet_reason or rule.id for rule in law.rules.values() if rule.kind == "REQUIRE" and all(is_paper(need) for need in rule.needs)
+    )
+
+
+def telling(reasons: Iterable[str], following: Collection[str]) -> list[str]:
+    """`reasons` without those that follow from another one of them."""
+    listed = list(reasons)
+    return [reason for reason in listed if reason not in following] or listed
 
 
 def nearest_openings(refusals: Iterable[Iterable[str]]) -> tuple[Nearest, ...]:
