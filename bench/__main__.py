@@ -13,6 +13,7 @@ HERE = Path(__file__).resolve().parent
 #: name -> (arguments of a short run, arguments of a full one)
 PROGRAMS: dict[str, tuple[list[str], list[str]]] = {
     "ingest": (["--work", "ct,mr,mg", "--associations", "1,4", "--rounds", "3"], []),
+    "worklist_latency": (["--slices", "100", "--rounds", "1"], []),
     "seal": ([], []),
     "decide": (["--rounds", "5", "--readers", "200"], []),
     "deidentify": (["--ct", "50", "--mr", "50"], []),
