@@ -9,6 +9,8 @@ because shorter ones turn up in compressed data by chance.
 from __future__ import annotations
 
 import base64
+import itertools
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -28,11 +30,12 @@ _CASE = 0x20202020
 #: A quarter of a megabyte: so few words of pixels collide that the exact comparison costs nothing, and the table stays in the cache.
 _HASH_BITS = 18
 _BLOCK_WORDS = 16384
+_HEAD_BITS = 14
+_HEADER_BLOCK_BYTES = 1 << 16
 _SIEVES_MAX = 16
 _SPREADS_MAX = 1_000
 #: A span of 16-bit values that is worth asking for first.
 _NARROW = 0x2000
-_LOWER: NDArray[np.uint8] = np.frombuffer(bytes(range(256)).lower(), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -56,35 +59,35 @@ class NeedleSet:
                 for offset in range(4):
                     word = int.from_bytes(needle.lowered[offset : offset + 4], "little") | _CASE
                     self._by_word.setdefault(word, []).append((offset, needle))
-        self._pairs = np.zeros(65536, np.bool_)
-        for head in self._by_head:
-            for one in {head[:1], head[:1].upper()}:
-                for two in {head[1:2], head[1:2].upper()}:
-                    self._pairs[one[0] | two[0] << 8] = True
-        self._heads = np.sort(np.array([int.from_bytes(head, "little") for head in self._by_head], np.uint32))
+        heads = np.array([int.from_bytes(head, "little") for head in self._by_head], np.uint32)
+        self._heads = np.zeros(1 << _HEAD_BITS, np.bool_)
+        self._heads[_hash(heads, _HEAD_BITS)] = True
         self._sieves: dict[tuple[bytes, ...], _Sieve] = {}
         self._sieves_by_spread: dict[tuple[int, int], _Sieve] = {}
 
     def header_hits(self, header: bytes) -> Iterator[int]:
         """Positions in the bytes of header elements at which a needle stands that counts there."""
-        end = len(header)
-        if not self._by_head or end < HEADER_BYTES_MIN:
+        if not self._by_head or len(header) < HEADER_BYTES_MIN:
             return
-        whole = np.frombuffer(header, np.uint8, end)
-        candidates = []
-        for odd in (0, 1):
-            pairs = np.frombuffer(header, "<u2", (end - odd) // 2, odd)
-            candidates.append(np.flatnonzero(self._pairs[pairs]) * 2 + odd)
-        places = np.concatenate(candidates)
-        places = places[places < end - 3]
-        heads = np.zeros(len(places), np.uint32)
-        for index in range(4):
-            heads |= _LOWER[whole[places + index]].astype(np.uint32) << (8 * index)
-        for position in places[_among(heads, self._heads)].tolist():
-            for needle in self._by_head.get(header[position : position + 4].lower(), ()):
-                stop = position + len(needle.lowered)
-                if header[position:stop].lower() == needle.lowered and _counts_in_header(header, position, stop, needle):
-                    yield position
+        lowered = header.lower()
+        for begin in range(0, len(lowered), _HEADER_BLOCK_BYTES):
+            # The four alignments one after the other, the next block's first bytes included.
+            rows = [
+                np.frombuffer(lowered, "<u4", max(0, min(_HEADER_BLOCK_BYTES // 4, (len(lowered) - begin - by) // 4)), begin + by)
+                for by in range(4)
+                if begin + by + 4 <= len(lowered)
+            ]
+            if not rows:
+                return
+            words = rows[0] if len(rows) == 1 else np.concatenate(rows)
+            ends = list(itertools.accumulate(map(len, rows)))
+            for place in np.flatnonzero(self._heads.take(_hash(words, _HEAD_BITS))).tolist():
+                by = bisect_right(ends, place)
+                position = begin + by + 4 * (place - (ends[by - 1] if by else 0))
+                for needle in self._by_head.get(lowered[position : position + 4], ()):
+                    stop = position + len(needle.lowered)
+                    if lowered[position:stop] == needle.lowered and _counts_in_header(header, position, stop, needle):
+                        yield position
 
     def pixel_hits(self, payload: bytes, start: int) -> Iterator[int]:
         """Positions from `start` on at which a needle of at least PIXEL_BYTES_MIN bytes stands.
@@ -171,8 +174,8 @@ def _among(words: NDArray[np.uint32], ordered: NDArray[np.uint32]) -> NDArray[np
     return np.asarray(ordered.take(np.searchsorted(ordered, words), mode="clip") == words)
 
 
-def _hash(words: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    return (words * np.uint32(0x9E3779B1)) >> np.uint32(32 - _HASH_BITS)
+def _hash(words: NDArray[np.uint32], bits: int = _HASH_BITS) -> NDArray[np.uint32]:
+    return (words * np.uint32(0x9E3779B1)) >> np.uint32(32 - bits)
 
 
 def _counts_in_header(payload: bytes, start: int, end: int, needle: Needle) -> bool:

@@ -11,8 +11,7 @@ Nothing leaves on a failure of any step: RefusedContent, and the caller quaranti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, Protocol
 
@@ -23,7 +22,6 @@ from compliance.dataset_bytes import (
     EXPLICIT_LITTLE,
     EXPLICIT_VR_BIG_ENDIAN,
     EXPLICIT_VR_LITTLE_ENDIAN,
-    PIXEL_TAGS,
     Element,
     Encoding,
     elements,
@@ -35,14 +33,15 @@ from compliance.dataset_bytes import (
 from compliance.deid_profile import Option
 from compliance.device_masks import risk_tags
 from compliance.element_rules import Context
-from compliance.element_runs import Part, Run, RunParser
+from compliance.element_runs import RunParser
 from compliance.element_values import json_values
 from compliance.identified import _MADE_BY_DEIDENTIFY, DeidentifiedDataset, IdentifiedDataset, InstanceAttributes, Pseudonymity
+from compliance.instance_facts import InstanceFacts
 from compliance.instance_rules import InstanceRewriter, Piece
 from compliance.profile_table import tag_text
 from compliance.residual_scan import ResidualScan
 from compliance.screened_dataset import screening_dataset, with_screened_pixels
-from compliance.transcode import PixelDescription, WrittenPixels, write_pixels
+from compliance.transcode import WrittenPixels, write_pixels
 from crypto.errors import RefusedContent
 
 #: Storage classes that are documents of another kind (PS3.3 A.45, PS3.4 B.5); of them only PDF can be proved (encapsulated_pdf.py).
@@ -53,15 +52,9 @@ _DICOMDIR = "1.2.840.10008.1.3.10"
 _OPAQUE = frozenset({"1.2.840.10008.5.1.4.1.1.66"})
 _STUDY_UID, _SERIES_UID, _SOP_UID, _SOP_CLASS = 0x0020000D, 0x0020000E, 0x00080018, 0x00080016
 _SIGNATURES_MAX = 1_000
-_RUNS_MAX = 5_000
 #: What `_stamped` may write: never part of a run.
 _STAMPED = frozenset(
     {0x00080005, 0x00080050, 0x00100010, 0x00100020, 0x00120062, 0x00120063, 0x00120064, 0x00280006, 0x00280301, 0x00280303}
-)
-#: What is asked of an instance before its elements are rewritten, besides its class of risk.
-_ASKED = frozenset(
-    {_STUDY_UID, _SERIES_UID, _SOP_UID, _SOP_CLASS, 0x00080005, 0x00080060, 0x00100020, 0x00180015, 0x00420011, 0x00420012}
-    | {0x00280002, 0x00280004, 0x00280006, 0x00280008, 0x00280010, 0x00280011, 0x00280100, 0x00280101, 0x00280102, 0x00280103}
 )
 _HEAD = frozenset({"HEAD", "BRAIN", "FACE", "HEADNECK", "SKULL", "SINUS", "ORBIT", "JAW", "IAC", "HEAD NECK"})
 _SLICES = frozenset({"CT", "MR", "PT", "NM"})
@@ -106,7 +99,7 @@ def deidentify(
     screened = cleaned = False
     if (facts.pixels is not None or has_graphics) and under.profile.has(Option.CLEAN_PIXEL_DATA):
         if facts.pixels is not None:
-            facts.shape().check()
+            facts.shape.check()
         if screen is None:
             raise RefusedContent("PIXELS_NOT_SCREENED", "the profile cleans pixel data and no screen was given")
         # A class that is not at risk is so by these attributes alone: slices that agree in them agree in the verdict.
@@ -149,101 +142,14 @@ def deidentify(
     return _made(source, model, output, laid, frames, rewriter, under, cleaned)
 
 
-def _facts_of(payload: bytes, encoding: Encoding, under: Pseudonymity) -> _Facts:
+def _facts_of(payload: bytes, encoding: Encoding, under: Pseudonymity) -> InstanceFacts:
     parser: RunParser | None = under.memo.get(("parser", encoding))
     if parser is None:
         parser = under.memo["parser", encoding] = RunParser(encoding, _STAMPED)
-    return _Facts(payload, parser.parts(payload), under.memo.setdefault("facts of runs", {}))
+    return InstanceFacts(payload, parser.parts(payload), under.memo.setdefault("facts of runs", {}))
 
 
-#: The bytes of an element and those of its value.
-_Fact = tuple[bytes, bytes]
-
-
-def _fact(buf: bytes, element: Element) -> _Fact:
-    return buf[element.start : element.stop], buf[element.value : element.end]
-
-
-@cache
-def _wanted_tags() -> frozenset[int]:
-    """All that `_Facts` is asked for."""
-    return frozenset(risk_tags()) | _ASKED
-
-
-class _Facts:
-    """What is asked of the source before its elements are rewritten."""
-
-    def __init__(self, payload: bytes, parts: list[Part], of_runs: dict[Run, dict[int, _Fact]]) -> None:
-        self.parts = parts
-        self.has_graphics = False
-        pixels: list[Element] = []
-        self._known: dict[int, _Fact] = {}
-        wanted = _wanted_tags()
-        for part in parts:
-            if isinstance(part, Element):
-                if part.tag in PIXEL_TAGS:
-                    pixels.append(part)
-                elif part.tag in wanted:
-                    self._known[part.tag] = _fact(payload, part)
-                self.has_graphics = self.has_graphics or part.tag >> 24 == 0x60
-                continue
-            known = of_runs.get(part[0])
-            if known is None:
-                if len(of_runs) > _RUNS_MAX:
-                    of_runs.clear()
-                run = part[0]
-                known = of_runs[run] = {element.tag: _fact(run.raw, element) for element in run.elements if element.tag in wanted}
-            self._known.update(known)
-        self.charset = tuple(part.strip() for part in (self.text(0x00080005) or "").split("\\"))
-        self.pixel_elements = len(pixels)
-        self.pixels = min(pixels, default=None)
-
-    def __contains__(self, tag: int) -> bool:
-        return tag in self._known
-
-    def raw(self, tags: Iterable[int]) -> Iterator[bytes | None]:
-        """The bytes of these elements, None where one is not there."""
-        for tag in tags:
-            fact = self._known.get(tag)
-            yield None if fact is None else fact[0]
-
-    def value(self, tag: int) -> bytes | None:
-        fact = self._known.get(tag)
-        return None if fact is None else fact[1]
-
-    def text(self, tag: int) -> str | None:
-        value = self.value(tag)
-        return None if value is None else value.decode("latin-1").strip("\0 ")
-
-    def number(self, tag: int, default: int = 0) -> int:
-        value = self.value(tag)
-        return default if value is None or len(value) < 2 else int.from_bytes(value[:2], "little")
-
-    def shape(self) -> PixelDescription:
-        """The Image Pixel Module. Raises RefusedContent where Number of Frames is no number."""
-        frames = self.text(0x00280008) or "1"
-        if not frames.isdigit() or len(frames) > 9:
-            raise RefusedContent("IMPOSSIBLE_PIXELS", "Number of Frames is no number", tag="(0028,0008)")
-        bits = self.number(0x00280100)
-        tag = self.pixels.tag if self.pixels else 0
-        if tag in (0x7FE00008, 0x7FE00009):
-            bits = 32 if tag == 0x7FE00008 else 64
-        stored = self.number(0x00280101, bits)
-        return PixelDescription(
-            rows=self.number(0x00280010),
-            columns=self.number(0x00280011),
-            samples=self.number(0x00280002, 1),
-            bits_allocated=bits,
-            bits_stored=min(stored, bits) or bits,
-            high_bit=self.number(0x00280102, stored - 1),
-            is_signed=self.number(0x00280103) == 1,
-            planar=self.number(0x00280006),
-            photometric=self.text(0x00280004) or "",
-            frames=int(frames),
-        )
-
-
-def _check_instance(source: IdentifiedDataset, under: Pseudonymity, facts: _Facts) -> None:
+def _check_instance(source: IdentifiedDataset, under: Pseudonymity, facts: InstanceFacts) -> None:
     if under.date_offset_days == 0 and under.profile.has(Option.RETAIN_MODIFIED_DATES):
         raise ValueError("Retain Modified Dates needs an offset other than zero")
     sop_class = facts.text(_SOP_CLASS)
@@ -271,12 +177,12 @@ def _check_instance(source: IdentifiedDataset, under: Pseudonymity, facts: _Fact
         raise RefusedContent("RECOGNIZABLE_VISUAL_FEATURES", "a face could be reconstructed and cannot be removed here")
 
 
-def _patient_id(facts: _Facts) -> str | None:
+def _patient_id(facts: InstanceFacts) -> str | None:
     value = (facts.value(0x00100020) or b"").strip(b"\0 ")
     return character_sets.decode(value, character_sets.codecs_of(facts.charset)) if value else None
 
 
-def _shows_a_face(facts: _Facts) -> bool:
+def _shows_a_face(facts: InstanceFacts) -> bool:
     return facts.text(0x00080060) in _SLICES and (facts.text(0x00180015) or "HEAD").upper() in _HEAD
 
 
@@ -297,9 +203,9 @@ def _search_words(under: Pseudonymity) -> Sequence[str]:
     return words
 
 
-def _laid(payload: bytes, pixels: Element, syntax: str, facts: _Facts, compress: bool) -> WrittenPixels:
+def _laid(payload: bytes, pixels: Element, syntax: str, facts: InstanceFacts, compress: bool) -> WrittenPixels:
     vr = pixels.vr or {0x7FE00008: "OF", 0x7FE00009: "OD"}.get(pixels.tag, "OW")
-    return write_pixels(pixels, vr, payload, syntax, facts.shape(), compress=compress)
+    return write_pixels(pixels, vr, payload, syntax, facts.shape, compress=compress)
 
 
 def _stamped(pieces: list[Piece], under: Pseudonymity, laid: WrittenPixels | None, screened: bool) -> list[Piece]:

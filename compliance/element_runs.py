@@ -16,6 +16,7 @@ from bisect import bisect_left
 from collections.abc import Iterable
 
 from compliance.dataset_bytes import PIXEL_TAGS, Element, Encoding, element_at
+from crypto.errors import RefusedContent
 
 #: From here on overlays, curves and pixel data: never in a run.
 _ALONE_FROM = 0x50000000
@@ -26,6 +27,7 @@ _PIXEL_HEADS = frozenset(struct.pack(order + "HH", tag >> 16, tag & 0xFFFF) for 
 #: What is kept is bounded: an enemy's study learns from nothing and is parsed element by element.
 _KEPT_BYTES_MAX = 1 << 21
 _VARYING_MAX = 20_000
+_OF_RUNS_MAX = 5_000
 
 
 class Run:
@@ -54,16 +56,20 @@ class RunParser:
         self._runs: dict[bytes, Run] = {}
         self._varying: set[int] = set()
         self._kept_bytes = 0
+        #: Whether the last dataset was read up to its pixel data and not to its end.
+        self.met_pixels = False
 
     def parts(self, buf: bytes, *, before_pixels: bool = False) -> list[Part]:
         """All of `buf`, or what stands before pixel data, as parts in order. Raises RefusedContent as `dataset_bytes.elements` does."""
         found: list[Part] = []
         fresh: list[Element] = []
+        self.met_pixels = False
         runs, encoding, pos, end = self._runs, self.encoding, 0, len(buf)
         while pos < end:
             head = buf[pos : pos + 4]
             run = runs.get(head)
             if run is None and before_pixels and head in _PIXEL_HEADS:
+                self.met_pixels = True
                 break
             if run is not None:
                 if fresh:
@@ -142,3 +148,44 @@ def _run(raw: bytes, elements: list[Element]) -> Run:
             for tag, vr, first, value, end, stop, undefined in elements
         ]
     return Run(raw, elements)
+
+
+class HeaderValues:
+    """The values of a few top-level elements, from dataset after dataset; a run met before costs one look-up."""
+
+    def __init__(self, wanted: Iterable[int]) -> None:
+        self._wanted = frozenset(wanted)
+        self._parsers: dict[Encoding, RunParser] = {}
+        self._of_runs: dict[Run, dict[int, bytes]] = {}
+
+    def of(self, buf: bytes, encoding: Encoding, *, is_whole: bool = True) -> tuple[dict[int, bytes], list[Part]] | None:
+        """(value by tag before pixel data, the parts there); None where not `is_whole` and `buf` may end before they do.
+
+        Raises RefusedContent where what stands before pixel data does not parse.
+        """
+        parser = self._parsers.get(encoding)
+        if parser is None:
+            parser = self._parsers[encoding] = RunParser(encoding)
+        try:
+            parts = parser.parts(buf, before_pixels=True)
+        except RefusedContent:
+            if is_whole:
+                raise
+            return None
+        if not is_whole and not parser.met_pixels:
+            return None
+        found: dict[int, bytes] = {}
+        for part in parts:
+            if isinstance(part, Element):
+                if part.tag in self._wanted:
+                    found[part.tag] = buf[part.value : part.end]
+                continue
+            run = part[0]
+            known = self._of_runs.get(run)
+            if known is None:
+                if len(self._of_runs) > _OF_RUNS_MAX:
+                    self._of_runs.clear()
+                known = self._of_runs[run] = {one.tag: run.raw[one.value : one.end] for one in run.elements if one.tag in self._wanted}
+            if known:
+                found.update(known)
+        return found, parts

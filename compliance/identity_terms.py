@@ -30,7 +30,7 @@ from compliance.dataset_bytes import (
     items,
 )
 from compliance.date_shift import dates_in_value
-from compliance.element_runs import Run, RunParser
+from compliance.element_runs import Part, Run, RunParser
 from compliance.profile_table import load_table, tag_of
 from compliance.pydicom_bytes import explicit_bytes
 from crypto.errors import RefusedContent
@@ -198,6 +198,12 @@ class IdentityCollector:
             dates=frozenset(self._dates), birth_dates=frozenset(self._births), undecoded=frozenset(self._undecoded),
         )  # fmt: skip
 
+    def let_speed_go(self) -> None:
+        """Forget which bytes were met before; the terms stay. A run over many studies keeps this for the last few only."""
+        self._seen.clear()
+        self._parsers.clear()
+        self._runs.clear()
+
     def _instance(self, buf: bytes, encoding: Encoding) -> None:
         parser = self._parsers.get(encoding)
         if parser is None:
@@ -212,6 +218,11 @@ class IdentityCollector:
                 element = element_at(buf, pos, len(buf), encoding)
                 charset = self._walk(buf, (element,), encoding, 0, charset, False)
                 pos = element.stop
+        self.add_parts(buf, parts, encoding)
+
+    def add_parts(self, buf: bytes, parts: Iterable[Part], encoding: Encoding) -> None:
+        """As `add`, for what `element_runs` made of the bytes of a dataset."""
+        charset = b""
         for part in parts:
             if isinstance(part, Element):
                 charset = self._walk(buf, (part,), encoding, 0, charset, False)

@@ -16,6 +16,7 @@ from compliance.identified import DeidentifiedDataset, IdentifiedDataset
 from crypto.errors import RefusedContent
 
 _IMPLEMENTATION_CLASS_UID = b"2.25.178261539218462037511938462817364528190"
+_HEADER = struct.Struct("<HH2sH")
 _SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018
 
 
@@ -24,14 +25,7 @@ def instance_of_file(data: bytes) -> IdentifiedDataset:
 
     Raises RefusedContent where neither parses or the instance does not name itself.
     """
-    if data[128:132] == b"DICM":
-        start, syntax = _after_meta(data)
-        payload = data[start:]
-        if syntax is None:
-            syntax = _guessed_syntax(payload)
-    else:
-        payload = data
-        syntax = _guessed_syntax(data)
+    payload, syntax = dataset_of_file(data)
     encoding = encoding_of(syntax)
     named: dict[int, str] = {}
     for element in elements(payload, 0, len(payload), encoding):
@@ -42,12 +36,20 @@ def instance_of_file(data: bytes) -> IdentifiedDataset:
     return IdentifiedDataset(payload, syntax, named[_SOP_CLASS], named[_SOP_INSTANCE])
 
 
+def dataset_of_file(data: bytes) -> tuple[bytes, str]:
+    """(dataset, its transfer syntax) of a Part 10 file or bare dataset, or of the beginning of one. Raises RefusedContent for neither."""
+    if data[128:132] != b"DICM":
+        return data, _guessed_syntax(data)
+    start, syntax = _after_meta(data)
+    payload = data[start:]
+    return payload, _guessed_syntax(payload) if syntax is None else syntax
+
+
 def _after_meta(data: bytes) -> tuple[int, str | None]:
     """(where the dataset starts, its transfer syntax) of a Part 10 file; the group length is not trusted (PS3.10 7.1)."""
     pos, syntax = 132, None
-    header = struct.Struct("<HH2sH")
     while pos + 8 <= len(data):
-        group, number, vr, length = header.unpack_from(data, pos)
+        group, number, vr, length = _HEADER.unpack_from(data, pos)
         if group != 0x0002:
             break
         value = pos + 8
@@ -80,6 +82,11 @@ def _guessed_syntax(data: bytes) -> str:
 
 def file_of(instance: DeidentifiedDataset) -> bytes:
     """A Part 10 file: empty preamble, file meta that names only class, pseudonymous instance and transfer syntax."""
+    return file_head(instance) + instance.payload
+
+
+def file_head(instance: DeidentifiedDataset) -> bytes:
+    """What stands before the payload in `file_of`."""
     meta = b"".join(
         (
             encode_element(0x00020001, "OB", b"\0\1"),
@@ -90,4 +97,4 @@ def file_of(instance: DeidentifiedDataset) -> bytes:
         )
     )
     length = encode_element(0x00020000, "UL", struct.pack("<I", len(meta)))
-    return b"\0" * 128 + b"DICM" + length + meta + instance.payload
+    return b"\0" * 128 + b"DICM" + length + meta

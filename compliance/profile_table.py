@@ -21,6 +21,8 @@ from compliance.deid_profile import DeidProfile
 
 #: Actions after resolution: remove, zero length, dummy, map UID, keep, clean.
 ACTIONS = frozenset("XZDUKC")
+_ACTIONS_MAX = 20_000
+_PROFILES_MAX = 64
 
 
 def standard_data(name: str) -> dict[str, Any]:
@@ -51,6 +53,7 @@ class ProfileTable:
     curve: ProfileRow = field(repr=False)
     overlay: Mapping[int, ProfileRow] = field(repr=False)
     private: ProfileRow = field(repr=False)
+    _actions: dict[DeidProfile, dict[int, str | None]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def row(self, tag: int) -> ProfileRow | None:
         """The row that governs `tag` (0xggggeeee), or None where the table is silent."""
@@ -68,8 +71,15 @@ class ProfileTable:
 
     def action(self, tag: int, profile: DeidProfile) -> str | None:
         """The action code for `tag` under `profile`, still conditional where the table's is; None where the table is silent."""
-        row = self.row(tag)
-        return None if row is None else effective_action(row, profile)
+        known = self._actions.get(profile)
+        if known is None or len(known) > _ACTIONS_MAX:
+            if len(self._actions) > _PROFILES_MAX:
+                self._actions.clear()
+            known = self._actions[profile] = {}
+        if tag not in known:
+            row = self.row(tag)
+            known[tag] = None if row is None else effective_action(row, profile)
+        return known[tag]
 
 
 def effective_action(row: ProfileRow, profile: DeidProfile) -> str:

@@ -11,10 +11,11 @@ import csv
 import json
 import secrets
 import sys
-import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from io import FileIO
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,21 +24,24 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from compliance.character_sets import codecs_of, decode
-from compliance.dataset_bytes import elements, encoding_of
+from compliance.dataset_bytes import encoding_of
 from compliance.deid_profile import DeidProfile, Option, profile_of
 from compliance.deidentify import PixelScreen, deidentify
+from compliance.element_runs import HeaderValues, Part
 from compliance.identified import IdentifiedDataset, Pseudonymity
 from compliance.identity_terms import IdentityCollector
-from compliance.part10 import file_of, instance_of_file
+from compliance.part10 import dataset_of_file, file_head
 from compliance.pixel_child import PixelChild
 from compliance.profile_table import load_table
 from crypto.canonical import keyed_digest
 from crypto.errors import BadInput, ReadgateError, RefusedContent
+from gateway.file_sources import Read, entries
 
-_FILE_BYTES_MAX = 4 << 30
-_TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2")
+#: Enough for most headers: pass one needs no pixels.
+_HEAD_BYTES = 1 << 16
 _MEMOS_MAX = 4
-_CHARSET, _PATIENT_ID, _STUDY_UID = 0x00080005, 0x00100020, 0x0020000D
+_CHARSET, _PATIENT_ID, _STUDY_UID, _ACCESSION = 0x00080005, 0x00100020, 0x0020000D, 0x00080050
+_SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018
 _REPORT_FORMAT = "readgate-deidentify-report/1"
 
 
@@ -57,10 +61,11 @@ def deidentify_command(
         Path | None, typer.Option("--mapping", help="Folder for uid_mapping.csv and patid_mapping.csv: they identify patients.")
     ] = None,
     report: Annotated[Path | None, typer.Option("--report", help="File for the JSON report.")] = None,
+    native: Annotated[bool, typer.Option("--native", help="Leave uncompressed pixels so, instead of lossless HTJ2K.")] = False,
 ) -> None:
     """De-identify files as a reader would get them. Exit 0 if any instance passed, 1 if none did, 2 on bad input."""
     try:
-        run = DeidentifyRun(profile_of(option or []), _secret_of(secret))
+        run = DeidentifyRun(profile_of(option or []), _secret_of(secret), compress=not native)
         summary = run.folder(source, destination)
         if mapping is not None:
             run.write_mapping(mapping)
@@ -104,16 +109,20 @@ class _Study:
 class DeidentifyRun:
     """One run over files under one profile and secret; `screen` defaults to the pixel step in its own process."""
 
-    def __init__(self, profile: DeidProfile, secret: bytes, screen: PixelScreen | None = None) -> None:
+    def __init__(self, profile: DeidProfile, secret: bytes, screen: PixelScreen | None = None, *, compress: bool = True) -> None:
         self._profile = profile
         self._secret = secret
+        self._compress = compress
         self._child: PixelChild | None = None
         self._screen = screen
         if screen is None and profile.has(Option.CLEAN_PIXEL_DATA):
             self._child = PixelChild()
             self._screen = self._child.screen
         self._studies: dict[str, _Study] = {}
+        self._warm: list[_Study] = []
         self._recent: list[Pseudonymity] = []
+        self._values = HeaderValues((_CHARSET, _PATIENT_ID, _STUDY_UID, _ACCESSION, _SOP_CLASS, _SOP_INSTANCE))
+        self._folders: set[str] = set()
         self.uids: dict[str, str] = {}
         self.patients: dict[str, str] = {}
 
@@ -130,21 +139,23 @@ class DeidentifyRun:
         try:
             with _progress() as progress:
                 task = progress.add_task("reading identities", total=None)
+                tick = _nothing if progress.disable else partial(progress.advance, task)
                 for _, read in entries(source, destination):
                     self._learn(read)
                     count += 1
-                    progress.advance(task)
+                    tick()
                 if not count:
                     raise BadInput(f"{source} holds no file")
+                self._warm.clear()
                 progress.update(task, description="de-identifying", total=count, completed=0)
                 for name, read in entries(source, destination):
                     try:
-                        actions.update(self._one(read(), destination))
+                        actions.update(self._one(read(None), destination))
                         passed += 1
                     except RefusedContent as refused:
                         entry = {"source": name, "reason": refused.reason_code, "detail": refused.detail}
                         quarantined.append(entry | ({"tag": refused.tag} if refused.tag else {}))
-                    progress.advance(task)
+                    tick()
         finally:
             if self._child is not None:
                 self._child.close()
@@ -159,27 +170,56 @@ class DeidentifyRun:
             "actions": dict(sorted(actions.items())),
         }
 
-    def _learn(self, read: Callable[[], bytes]) -> None:
+    def _learn(self, read: Read) -> None:
         try:
-            instance = instance_of_file(read())
-            key, patient_id, accession = _belongs_to(instance)
+            found = self._instance(read(_HEAD_BYTES), is_whole=False) or self._instance(read(None), is_whole=True)
         except ReadgateError:
             return
+        assert found is not None
+        instance, (key, patient_id, accession), parts = found
         study = self._studies.setdefault(key, _Study(patient_id))
         study.accession = study.accession or accession
-        study.collector.add(instance)
+        if not any(study is one for one in self._warm):
+            self._warm.append(study)
+            if len(self._warm) > _MEMOS_MAX:
+                self._warm.pop(0).collector.let_speed_go()
+        try:
+            study.collector.add_parts(instance.payload, parts, encoding_of(instance.transfer_syntax_uid))
+        except RefusedContent:
+            # A sequence that does not parse inside: the instance will be refused, what stood before it counts.
+            return
 
-    def _one(self, data: bytes, destination: Path) -> dict[str, int]:
-        instance = instance_of_file(data)
-        under = self._names_for(_belongs_to(instance)[0])
-        made = deidentify(instance, under, screen=self._screen)
-        folder = destination / made.study_instance_uid / made.series_instance_uid
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{made.sop_instance_uid}.dcm").write_bytes(file_of(made))
-        return dict(made.action_counts)
+    def _one(self, data: bytes, destination: Path) -> Mapping[str, int]:
+        found = self._instance(data, is_whole=True)
+        assert found is not None
+        instance, (key, _, _), _ = found
+        made = deidentify(instance, self._names_for(key), screen=self._screen, compress=self._compress)
+        folder = f"{destination}/{made.study_instance_uid}/{made.series_instance_uid}"
+        if folder not in self._folders:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            self._folders.add(folder)
+        with open(f"{folder}/{made.sop_instance_uid}.dcm", "wb", buffering=0) as file:
+            for piece in (file_head(made), made.payload):
+                _write(file, piece)
+        return made.action_counts
+
+    def _instance(self, data: bytes, *, is_whole: bool) -> tuple[IdentifiedDataset, tuple[str, str, str], list[Part]] | None:
+        """(instance, (study instance UID, patient id, accession number), header); None where `data` end before its pixel data."""
+        is_whole = is_whole or len(data) != _HEAD_BYTES
+        payload, syntax = dataset_of_file(data)
+        header = self._values.of(payload, encoding_of(syntax), is_whole=is_whole)
+        if header is None:
+            return None
+        values, parts = header
+        names = {tag: values.get(tag, b"").decode("latin-1").strip("\0 ") for tag in (_SOP_CLASS, _SOP_INSTANCE)}
+        if not all(names.values()):
+            raise RefusedContent("MISSING_UID", "SOP class and instance must be named")
+        return IdentifiedDataset(payload, syntax, names[_SOP_CLASS], names[_SOP_INSTANCE]), _belongs_to(values), parts
 
     def _names_for(self, key: str) -> Pseudonymity:
-        study = self._studies[key]
+        study = self._studies.get(key)
+        if study is None:
+            raise RefusedContent("UID_MISMATCH", "the file is not the one that was read at first")
         if study.under is None:
             name = keyed_digest(self._secret, "patient", study.patient_id)
             pseudonym = "RG-" + name[:12].upper()
@@ -189,9 +229,10 @@ class DeidentifyRun:
             study.under = Pseudonymity(
                 "files", self._secret, pseudonym, offset, accession and "RG" + accession, study.collector.terms(), self._profile
             )
+            study.collector = IdentityCollector()
             if study.patient_id:
                 self.patients[study.patient_id] = pseudonym
-        if study.under not in self._recent:
+        if not any(study.under is one for one in self._recent):
             self._recent.append(study.under)
             self._forget(_MEMOS_MAX)
         return study.under
@@ -213,62 +254,27 @@ class DeidentifyRun:
                 writer.writerows(sorted(pairs.items()))
 
 
-def _belongs_to(instance: IdentifiedDataset) -> tuple[str, str, str]:
-    """(study instance UID, patient id, accession number) of an instance as received."""
-    payload = instance.payload
-    found: dict[int, bytes] = {}
-    for element in elements(payload, 0, len(payload), encoding_of(instance.transfer_syntax_uid)):
-        if element.tag in (_CHARSET, _PATIENT_ID, _STUDY_UID, 0x00080050):
-            found[element.tag] = payload[element.value : element.end].strip(b"\0 ")
-    charset = tuple(part.strip() for part in found.get(_CHARSET, b"").decode("latin-1").split("\\"))
+def _belongs_to(values: Mapping[int, bytes]) -> tuple[str, str, str]:
+    """(study instance UID, patient id, accession number) of an instance as received, from the values of its elements."""
+    charset = tuple(part.strip() for part in values.get(_CHARSET, b"").strip(b"\0 ").decode("latin-1").split("\\"))
     codecs = codecs_of(charset)
-    texts = {tag: decode(value, codecs) or "" for tag, value in found.items() if tag != _CHARSET}
-    study = texts.get(_STUDY_UID, "")
+    study, patient_id, accession = (
+        decode(values.get(tag, b"").strip(b"\0 "), codecs) or "" for tag in (_STUDY_UID, _PATIENT_ID, _ACCESSION)
+    )
     if not study:
         raise RefusedContent("MISSING_UID", "the study is not named")
-    return study, texts.get(_PATIENT_ID, ""), texts.get(0x00080050, "")
+    return study, patient_id, accession
 
 
-def entries(source: Path, destination: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """(name, how to read it) of every file of `source`: itself, a folder's, or a tar archive's members; nothing under `destination`.
-
-    Raises BadInput where there is nothing to read.
-    """
-    if source.is_dir():
-        inside = destination.resolve()
-        for path in sorted(source.rglob("*")):
-            if path.is_file() and not path.resolve().is_relative_to(inside):
-                yield from _of_file(path, str(path.relative_to(source)))
-    elif source.is_file():
-        yield from _of_file(source, source.name)
-    else:
-        raise BadInput(f"{source} is neither a file nor a folder")
+def _nothing() -> None:
+    """No progress is shown where nobody looks."""
 
 
-def _of_file(path: Path, name: str) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    if not path.name.lower().endswith(_TAR_SUFFIXES):
-        yield name, lambda: _bounded(path)
-        return
-    try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                if member.isfile():
-                    yield f"{name}:{member.name}", lambda member=member: _member(archive, member)  # type: ignore[misc]
-    except tarfile.TarError:
-        raise BadInput(f"{path} is not a tar archive that can be read") from None
-
-
-def _bounded(path: Path) -> bytes:
-    if path.stat().st_size > _FILE_BYTES_MAX:
-        raise RefusedContent("PIXELS_TOO_LARGE", "the file is larger than an instance may be")
-    return path.read_bytes()
-
-
-def _member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    if member.size > _FILE_BYTES_MAX:
-        raise RefusedContent("PIXELS_TOO_LARGE", "the file is larger than an instance may be")
-    file = archive.extractfile(member)
-    return b"" if file is None else file.read()
+def _write(file: FileIO, data: bytes) -> None:
+    """All of `data`: one call may take less on a full disk or of more than 2 GiB."""
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) or 0 :]
 
 
 def _progress() -> Progress:

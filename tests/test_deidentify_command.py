@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from compliance.deid_profile import TELEREAD
 from crypto.errors import BadInput
 from gateway.deidentify_command import DeidentifyRun, mount
+from gateway.file_sources import Read
 from tests.builders import make_ct_study, part10_of, payload_of
 from tests.deid_samples import SECRET, clean_screen
 
@@ -99,3 +100,53 @@ def test_empty_folder_is_bad_input(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadInput):
         DeidentifyRun(TELEREAD, SECRET, clean_screen).folder(tmp_path / "empty", tmp_path / "out")
+
+
+def test_archives_plain_and_packed_headers_long_and_cut_give_what_files_give(tmp_path: Path) -> None:
+    """Pass one reads the beginning of a file only: a header longer than that, and a file cut in its pixels, must not be lost by it."""
+    datasets = make_ct_study(4, 128, 128)
+    datasets[2].add_new(0x00190010, "LO", "SOMEBODY")
+    datasets[2].add_new(0x00191001, "OB", b"\0\1" * 40_000)
+    files = {f"{number}.dcm": part10_of(dataset) for number, dataset in enumerate(datasets)}
+    files["3.dcm"] = files["3.dcm"][:-100]
+    (tmp_path / "in").mkdir()
+    for name, data in files.items():
+        (tmp_path / "in" / name).write_bytes(data)
+    for kind, mode in (("tar", "w"), ("tar.gz", "w:gz"), ("tar.xz", "w:xz")):
+        with tarfile.open(tmp_path / f"in.{kind}", mode) as archive:  # type: ignore[call-overload]
+            archive.add(tmp_path / "in", "in")
+    outputs = []
+    for source in ("in", "in.tar", "in.tar.gz", "in.tar.xz"):
+        run = DeidentifyRun(TELEREAD, SECRET, clean_screen, compress=source == "in.tar.gz")
+        report = run.folder(tmp_path / source, tmp_path / f"out of {source}")
+        assert (report["passed"], report["reasons"]) == (3, {"MALFORMED_DATASET": 1}), source
+        outputs.append(files_of(tmp_path / f"out of {source}"))
+    assert outputs[0] == outputs[1] == outputs[3] != outputs[2]
+    assert outputs[0].keys() == outputs[2].keys()
+
+
+def test_a_broken_archive_is_bad_input(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "whole.tar.gz", "w:gz") as archive:
+        member = tarfile.TarInfo("one.dcm")
+        data = part10_of(make_ct_study(1)[0])
+        member.size = len(data)
+        archive.addfile(member, io.BytesIO(data))
+    whole = (tmp_path / "whole.tar.gz").read_bytes()
+    (tmp_path / "cut.tar.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BadInput, match="not a tar archive that can be read to its end"):
+        DeidentifyRun(TELEREAD, SECRET, clean_screen).folder(tmp_path / "cut.tar.gz", tmp_path / "out")
+
+
+def test_a_file_that_is_another_one_at_the_second_look_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = make_ct_study(1)[0], make_ct_study(1, number=7)[0]
+    (tmp_path / "one.dcm").write_bytes(part10_of(one))
+    run = DeidentifyRun(TELEREAD, SECRET, clean_screen)
+    learn = run._learn
+
+    def learn_and_replace(read: Read) -> None:
+        learn(read)
+        (tmp_path / "one.dcm").write_bytes(part10_of(two))
+
+    monkeypatch.setattr(run, "_learn", learn_and_replace)
+    report = run.folder(tmp_path / "one.dcm", tmp_path / "out")
+    assert (report["passed"], report["reasons"]) == (0, {"UID_MISMATCH": 1})
