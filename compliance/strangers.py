@@ -21,7 +21,7 @@ _WORD = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)*")
 #: Words after which a capitalised word that means nothing clinical is somebody.
 _CUE = re.compile(
     r"(?:^|(?<=[\s(,;/]))(?:cc|copy to|copies to|per|with|w/|to|by|from|for|call|called|calling|nok|rn|fam|family|familie|brother|sister|son|daughter|uncle|aunt|cousin|friend|"
-    r"neighbour|neighbor|partner|guardian|referrer|referrerin|hausarzt|hausarztin|zuweiser|bruder|schwester|sohn|tochter|dra|sig\.ra|pani|mevr|dhr|hr|fr|bei|an|von|chez|aux?)\.?\s*[:=]?\s*(?:(?:van|von|de|der|den|di|da|del|la|le|el|al|bin|ibn|ter|ten)\s+){0,2}$"
+    r"neighbour|neighbor|partner|guardian|referrer|referrerin|hausarzt|hausarztin|zuweiser|bruder|schwester|sohn|tochter|dra|sig\.ra|pani|mevr|dhr|hr|fr|chez)\.?\s*[:=]?\s*(?:(?:van|von|de|der|den|di|da|del|la|le|el|al|bin|ibn|ter|ten)\s+){0,2}$"
 )  # fmt: skip
 _INITIAL_BEFORE = re.compile(r"(?<![^\W_])[A-Z]\.[ \t]?$")
 _INITIAL_AFTER = re.compile(r"(?:[ \t]+[A-Z]\.|,[ \t]*[A-Z](?:\.|(?![^\W_])))")
@@ -80,7 +80,9 @@ def _is_frequent_name(word: _Word, following: _Word | None, text: str) -> bool:
     if text[word.start - 1 : word.start].isdigit() or text[word.end : word.end + 1].isdigit():
         return False
     if word.folded in _more_eponyms() and word.folded in _surnames():
-        return not (following is not None and _means_something(following.folded)) and not word.is_possessive
+        is_joined = "-" in (text[word.start - 1 : word.start], text[word.end : word.end + 1])
+        has_meaning = following is not None and _means_something(following.folded)
+        return not (has_meaning or word.is_possessive or is_joined)
     return True
 
 
