@@ -17,6 +17,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 
 from compliance.decision import decide, replay
+from compliance.facts_schema import instant_text
 from compliance.law_change import diff, simulate
 from compliance.law_confirmation import confirmation_document, read_confirmations, sign_manifest
 from compliance.lawbook import LawBundle, load_law, load_packs, refuse_rollback
@@ -193,30 +194,53 @@ def key_command(
 
 @law_app.command("simulate")
 def simulate_command(
-    files: Annotated[list[str], typer.Argument(metavar="DECISIONS.jsonl...", help="Recorded decisions of a period; - is standard input.")],
     law: Annotated[Path, typer.Option("--law", help="The packs to try.")],
+    files: Annotated[
+        list[str] | None, typer.Argument(metavar="[DECISIONS.jsonl]...", help="Recorded decisions; - is standard input.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="Instead of files: the decisions on record in this data folder.")] = None,
+    since: Annotated[str | None, typer.Option("--since", help="With --data: from then on; ISO 8601.")] = None,
+    until: Annotated[str | None, typer.Option("--until", help="With --data: before then; ISO 8601.")] = None,
     confirmations: ConfirmationsOption = None,
+    as_known_then: Annotated[
+        bool, typer.Option("--as-known-then", help="Leave out rules that nobody knew of yet when a decision was made.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """What recorded decisions would have been under other packs; exit 0 whether or not anything changes."""
     bundle = _load(law, confirmations)
+    known_at = None if as_known_then else datetime.now(UTC)
+    if (data is None) is not bool(files) or (data is None and (since or until)):
+        _stop("name either files of decisions or --data, which --since and --until belong to", 2)
     total = changed = 0
-    for name in files:
-        for where, document in _documents(name):
-            total += 1
-            if not isinstance(document, dict):
-                _stop(f"{where}: not a decision document of this format", 2)
-            try:
-                changes = list(simulate([document], bundle))
-            except BadInput as problem:
-                _stop(f"{where}: {problem}", 2)
-            for change in changes:
-                changed += 1
-                if as_json:
-                    typer.echo(json.dumps(change.record()))
-                else:
-                    typer.echo(f"{change.digest[:19]} {change.outcome} -> {change.new_outcome}: {', '.join(change.new_reasons)}")
+    last_at = ""
+    for where, document in _recorded(data, since, until) if data is not None else (row for name in files or () for row in _documents(name)):
+        total += 1
+        if not isinstance(document, dict):
+            _stop(f"{where}: not a decision document of this format", 2)
+        try:
+            changes = list(simulate([document], bundle, known_at))
+        except BadInput as problem:
+            _stop(f"{where}: {problem}", 2)
+        last_at = max(last_at, str(document["facts"].get("at") or ""))
+        for change in changes:
+            changed += 1
+            if as_json:
+                typer.echo(json.dumps(change.record()))
+            else:
+                typer.echo(f"{change.digest[:19]} {change.outcome} -> {change.new_outcome}: {', '.join(change.new_reasons)}")
     typer.echo(f"{changed} of {total} decisions would change", err=True)
+    later = sorted(rule.id for rule in bundle.rules.values() if last_at and instant_text(rule.valid_from) > last_at)
+    if later:
+        typer.echo(f"not tried, because they begin after the last of these decisions: {', '.join(later)}", err=True)
+
+
+def _recorded(data: Path, since: str | None, until: str | None) -> Iterator[tuple[str, Any]]:
+    from gateway.console import instant
+    from gateway.law_period import decisions_of_period
+
+    for digest, document in decisions_of_period(data, instant(since) if since else None, instant(until) if until else None):
+        yield digest[:19], json.loads(document)
 
 
 def _load(law: Path | None, confirmations: Path | None) -> LawBundle:

@@ -306,6 +306,21 @@ def test_law_commands_end_to_end(packs: Path, tmp_path: Path, command: typer.Typ
     assert run("show", "NO_SUCH").exit_code == 2
     simulated = run("simulate", str(law_decisions), "--law", str(packs), "--json")
     assert simulated.exit_code == 0 and "TEST_RULE" in simulated.stdout
+    for wrong in ([], [str(law_decisions), "--data", str(tmp_path)], [str(law_decisions), "--since", "2026-01-01"]):
+        assert run("simulate", *wrong, "--law", str(packs)).exit_code == 2
+
+
+def test_a_rule_of_today_is_tried_on_decisions_of_before_and_one_of_tomorrow_is_named(
+    packs: Path, command: typer.Typer, law_decisions: Path
+) -> None:
+    _add(packs, kind="PROHIBIT", origin=["IE"], known_from="2026-11-22T10:30:00Z")
+    (packs / "demo-confirmations.json").unlink()
+    try_out = ["law", "simulate", str(law_decisions), "--law", str(packs)]
+    assert "TEST_RULE" in CliRunner().invoke(command, try_out).stdout
+    assert "TEST_RULE" not in CliRunner().invoke(command, [*try_out, "--as-known-then"]).stdout
+    _add(packs, kind="PROHIBIT", origin=["IE"], valid_from="2031-01-01")
+    simulated = CliRunner().invoke(command, try_out)
+    assert "TEST_RULE" not in simulated.stdout and "TEST_RULE" in simulated.stderr.splitlines()[-1]
 
 
 @pytest.fixture

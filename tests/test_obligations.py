@@ -35,7 +35,7 @@ from tests.reading_rows import ReadingRows
 from tests.signing_desk import Desk
 from worklist.routed_reader import RoutedReader
 from worklist.unclaimed import why_unclaimed
-from worklist.view_grant import ViewGrant
+from worklist.view_grant import ViewGrant, open_view
 from worklist.workitem import ProcedureStep, require_step, transaction_uid_digest
 
 LAW = load_law()
@@ -167,6 +167,23 @@ def test_what_nobody_keeps_here_is_not_offered_and_not_signed(site: GatewaySite)
     with site.app.database.reading() as session:
         row = session.get_one(RoutedReader, (site.study.study_pk, "r1"))
     assert (row.outcome, row.reasons) == ("DENY", ["OBLIGATION_UNMET:KEYS_IN(EU)"])
+
+
+def test_what_nobody_keeps_any_more_is_not_opened(site: GatewaySite) -> None:
+    move_to_india(site)
+    step_uid = site.claim("r1")
+    with site.app.database.transaction() as session:
+        study = session.get_one(Study, site.study.study_pk)
+        study.keys_country = "US"
+        session.add(study)
+    with pytest.raises(NotAllowed) as refused:
+        open_view(
+            site.app.database, site.app.law, procedure_step_uid=step_uid, reader_id="r1", login_digest=Desk(site).login_digest,
+            now=site.clock.at,
+        )  # fmt: skip
+    assert refused.value.reason_code == "OBLIGATION_UNMET:KEYS_IN(EU)"
+    base, _ = one_instance(site)
+    assert site.client("r1").get(f"{base}/frames/1").status_code == 404
 
 
 def _transaction_uid(site: GatewaySite, step_uid: str) -> str:
