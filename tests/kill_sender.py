@@ -20,7 +20,7 @@ from tests.dicom_peers import CT, EXPLICIT_LE, associate_rq, c_store_rq, pdu, pd
 INSTANCES_PER_STUDY = 4
 _PAUSE_SECONDS = 0.25
 _ANSWER_SECONDS = 20.0
-_GIVE_UP_SECONDS = 120.0
+_GIVE_UP_SECONDS = 600.0
 _FRAGMENT_BYTES = 16_000
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 _REPOSITORY = Path(__file__).resolve().parents[1]
-_START_SECONDS = 60.0
+_START_SECONDS = 240.0
 _STOP_SECONDS = 60.0
 
 

@@ -96,7 +96,7 @@ def _run_and_kill(top: Path, kills: int, rng: random.Random) -> list[tuple[str, 
         whole.wait_ready()
         stop.touch()
         for sender in senders:
-            assert sender.wait(150) == 0, "a sender was not served to the end"
+            assert sender.wait(700) == 0, "a sender was not served to the end"
         _settle(top / "data", _SETTLE_SECONDS + kills)
         assert whole.stop() == 0
     finally:
