@@ -48,6 +48,18 @@ def deliveries() -> tuple[o.DeliveryRow, ...]:
             hospital_name="St. Anna",
             may_release=True,
         ),
+        o.DeliveryRow(
+            "d4",
+            "Final report 1",
+            pdf,
+            "Held back by the law",
+            "bad",
+            0,
+            reasons=(c.Reason("HOUSE_POLICY_COC", "A rule of the law on file stands in the way: HOUSE_POLICY_COC."),),
+            next_attempt_at=NOW + timedelta(minutes=15),
+            pseudonym="RG-7KQ2-0005",
+            hospital_name="St. Anna",
+        ),
     )
 
 
