@@ -82,6 +82,12 @@ class Context(NamedTuple):
     mode: str = ""
 
 
+class _Plan(NamedTuple):
+    vr: str
+    encoding: Encoding
+    action: str
+
+
 class Rewriter:
     """Rewrites datasets of one patient; its caches live in `under.memo`, so a study's second instance costs little."""
 
@@ -144,18 +150,17 @@ class Rewriter:
 
     def _element(self, buf: bytes, element: Element, context: Context, depth: int) -> Written:
         tag = element.tag
-        group, number = tag >> 16, tag & 0xFFFF
-        if number == 0 or group < 0x0008 or group >= 0xFFFA or tag in _NEVER or (depth and tag == _CHARSET):
+        plans: dict[tuple[int, str], _Plan | None] = self._under.memo.setdefault(("plans", context), {})
+        key = tag, element.vr
+        if key in plans:
+            plan = plans[key]
+        else:
+            if len(plans) > MEMO_ENTRIES_MAX:
+                plans.clear()
+            plan = plans[key] = self._plan(element, context, depth)
+        if plan is None:
             return Written(tag, b"", None, "X", None)
-        entry = dictionary_entry(tag)
-        if entry is None:
-            return Written(tag, b"", None, "X", None)
-        vr, encoding = self._vr_of(element, entry.vr, context)
-        if vr is None:
-            return Written(tag, b"", None, "X", None)
-        action = self._action(tag, vr, entry.is_retired, context)
-        if action == "X":
-            return Written(tag, b"", None, "X", None)
+        vr, encoding, action = plan
         value = buf[element.value : element.end]
         if vr == "SQ":
             return self._sequence(buf, element, action, context._replace(encoding=encoding), depth)
@@ -166,6 +171,21 @@ class Rewriter:
             return Written(tag, b"", None, "X", None)
         vr, value, action = result
         return Written(tag, encode_element(tag, vr, value), json_values(vr, value, tag), action, None)
+
+    def _plan(self, element: Element, context: Context, depth: int) -> _Plan | None:
+        """How a value of this tag and VR is treated here, whatever the value; None where it goes."""
+        tag = element.tag
+        group, number = tag >> 16, tag & 0xFFFF
+        if number == 0 or group < 0x0008 or group >= 0xFFFA or tag in _NEVER or (depth and tag == _CHARSET):
+            return None
+        entry = dictionary_entry(tag)
+        if entry is None:
+            return None
+        vr, encoding = self._vr_of(element, entry.vr, context)
+        if vr is None:
+            return None
+        action = self._action(tag, vr, entry.is_retired, context)
+        return None if action == "X" else _Plan(vr, encoding, action)
 
     def _vr_of(self, element: Element, dictionary_vr: str, context: Context) -> tuple[str | None, Encoding]:
         """The VR to treat an element by, and the encoding of items inside it; None where its declared VR is not the dictionary's."""

@@ -8,11 +8,13 @@ Output names are pseudonymous UIDs: a folder or file name of the source may name
 from __future__ import annotations
 
 import csv
+import gc
 import json
 import secrets
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from io import FileIO
@@ -137,7 +139,7 @@ class DeidentifyRun:
         actions: Counter[str] = Counter()
         passed = 0
         try:
-            with _progress() as progress:
+            with _progress() as progress, _rare_collection():
                 task = progress.add_task("reading identities", total=None)
                 tick = _nothing if progress.disable else partial(progress.advance, task)
                 for _, read in entries(source, destination):
@@ -264,6 +266,19 @@ def _belongs_to(values: Mapping[int, bytes]) -> tuple[str, str, str]:
     if not study:
         raise RefusedContent("MISSING_UID", "the study is not named")
     return study, patient_id, accession
+
+
+@contextmanager
+def _rare_collection() -> Iterator[None]:
+    """Next to nothing made for an instance is cyclic: looking for that after every few hundred objects costs a tenth of the work."""
+    before = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 100)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 def _nothing() -> None:
