@@ -52,7 +52,7 @@ def pages() -> dict[str, tuple[str, DataclassInstance]]:
             o.DeliveriesPage(
                 samples.shell("Deliveries", "operator", current="/deliveries"),
                 oversight.deliveries(),
-                c.Paging(1, 3, 3),
+                c.Paging(1, 4, 4),
                 states=(c.Choice("dead", "Dead letter"),),
             ),
         ),
