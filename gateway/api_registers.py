@@ -13,9 +13,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
 
+from compliance import audit
 from compliance.evidence_document import keep_document
-from crypto.errors import BadInput, Conflict, NotAllowed, NotFound, ReadgateError
+from crypto.errors import BadInput, Conflict, NotAllowed, NotFound, ReadgateError, TemporarilyUnable
 from gateway.register_effects import take_effect, take_effect_of_evidence
 from gateway.register_entries import change_credential_status, record_consent, require_change, withdraw_evidence
 from gateway.register_exchange import (
@@ -28,8 +30,8 @@ from gateway.register_exchange import (
     newest_consents,
 )
 from gateway.register_note import note_export
-from gateway.register_token import UNKNOWN_TOKEN, RegisterToken, authorised_program
-from gateway.request_context import App, natural_number
+from gateway.register_token import UNKNOWN_TOKEN, RegisterToken, program_of, require_scope
+from gateway.request_context import App, address_of, application_of, natural_number
 from gateway.responses import answer_of, reason_of
 from gateway.strict_json import read_json
 from gateway.study_why import own_study, why_unclaimed_document
@@ -39,7 +41,7 @@ _FHIR = "application/fhir+json"
 
 
 class ProblemRoute(APIRoute):
-    """A route whose errors are problem documents, whatever the program says it accepts."""
+    """A route whose errors are problem documents, whatever the program says it accepts, and entries of the log."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
@@ -48,6 +50,7 @@ class ProblemRoute(APIRoute):
             try:
                 return await handler(request)
             except ReadgateError as error:
+                await run_in_threadpool(_note_refusal, request, error)
                 return _problem(error)
 
         return answered
@@ -58,7 +61,9 @@ router = APIRouter(prefix="/api/v1", route_class=ProblemRoute)
 
 def _program(scope: str) -> Callable[[Request, App], RegisterToken]:
     def authorised(request: Request, app: App) -> RegisterToken:
-        return authorised_program(app.database, request.headers.get("authorization", ""), scope, now=app.now())
+        program = program_of(app.database, request.headers.get("authorization", ""), now=app.now())
+        request.state.program = program
+        return require_scope(program, scope)
 
     return authorised
 
@@ -204,6 +209,29 @@ def _fields(document: Any, *, required: tuple[str, ...], optional: tuple[str, ..
     if set(document) - set(required) - set(optional) or not all(isinstance(value, str) for value in document.values()):
         raise BadInput(f"the document has {', '.join(required)}" + (f", and may have {', '.join(optional)}" if optional else ""))
     return document
+
+
+def _note_refusal(request: Request, error: ReadgateError) -> None:
+    """What a known program was refused is in the log: which request, and the kind of the error. Strangers write nothing there."""
+    program: RegisterToken | None = getattr(request.state, "program", None)
+    if program is None or isinstance(error, TemporarilyUnable):
+        return
+    app = application_of(request)
+    with app.database.transaction() as session:
+        audit.append(
+            session,
+            audit.AuditEvent(
+                event_id=audit.EventId.SECURITY_ALERT,
+                event_type=audit.EventType.REFUSED,
+                action=audit.Action.EXECUTE,
+                actor=program.actor,
+                outcome=audit.Outcome.MINOR_FAILURE,
+                hospital_id=program.hospital_id,
+                network_address=address_of(request) or None,
+                detail={"act": f"{request.method} {request.scope['route'].path}", "refused": reason_of(error) or type(error).__name__},
+            ),
+            at=app.now(),
+        )
 
 
 def _problem(error: ReadgateError) -> Response:

@@ -74,6 +74,7 @@ def show_decision(request: Request, app: App, officer: Officer, digest: str) -> 
             today_reasons=found.today_reasons,
             about=found.about,
             followed=found.followed,
+            study_href=f"/privacy?q={row.study_instance_uid}" if row.study_instance_uid else None,
             others=found.others,
             log_index=proof.index if proof is not None else None,
             log_proof=tuple(node.hex() for node in proof.path) if proof is not None else (),

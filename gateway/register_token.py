@@ -104,11 +104,8 @@ def register_tokens(session: Session) -> list[RegisterToken]:
     return list(rows.all())
 
 
-def authorised_program(database: Database, authorization: str, scope: str, *, now: datetime) -> RegisterToken:
-    """The program whose token this Authorization header (RFC 6750 2.1) carries, if its token has `scope`.
-
-    Raises: NotAllowed(REGISTER_TOKEN) for no token that stands; NotAllowed(SCOPE).
-    """
+def program_of(database: Database, authorization: str, *, now: datetime) -> RegisterToken:
+    """The program whose token this Authorization header (RFC 6750 2.1) carries. Raises: NotAllowed(REGISTER_TOKEN)."""
     scheme, _, token = authorization.partition(" ")
     if scheme.lower() != "bearer" or not token.startswith(TOKEN_PREFIX) or not token.isascii():
         raise NotAllowed(UNKNOWN_TOKEN, "this needs a token of the registers")
@@ -116,9 +113,14 @@ def authorised_program(database: Database, authorization: str, scope: str, *, no
         row = session.exec(select(RegisterToken).where(RegisterToken.token_digest == _digest(token))).first()
     if row is None or row.revoked_at is not None or row.expires_at <= now:
         raise NotAllowed(UNKNOWN_TOKEN, "this needs a token of the registers")
-    if scope not in row.scopes:
-        raise NotAllowed("SCOPE", f"the token has no scope {scope}")
     return row
+
+
+def require_scope(program: RegisterToken, scope: str) -> RegisterToken:
+    """Raises: NotAllowed(SCOPE)."""
+    if scope not in program.scopes:
+        raise NotAllowed("SCOPE", f"the token has no scope {scope}")
+    return program
 
 
 def _digest(token: str) -> str:

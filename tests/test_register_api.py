@@ -122,6 +122,9 @@ def test_every_way_asks_for_its_own_scope(site: GatewaySite, method: str, path: 
     refused = http.request(method, f"/api/v1{path}", json={}, headers=headers)
     assert (refused.status_code, refused.json()["reason_code"]) == (403, "SCOPE")
     assert refused.headers["content-type"] == "application/problem+json"
+    with site.app.database.reading() as session:
+        entries = session.exec(select(audit.AuditEntry).where(audit.AuditEntry.event_type == audit.EventType.REFUSED)).all()
+    assert [(entry.actor[:6], entry.detail["refused"]) for entry in entries] == [("token/", "SCOPE")], "strangers write nothing in the log"
 
 
 def test_revoked_and_expired_tokens_open_nothing(site: GatewaySite) -> None:
@@ -214,7 +217,10 @@ def test_document_of_evidence_comes_in_and_never_out(site: GatewaySite) -> None:
     assert (again.status_code, again.json()["reason_code"]) == (409, "OTHER_DOCUMENT")
     too_large = http.put("/api/v1/evidence/dpa-2/document", content=b"x" * 17_500_000, headers=headers)
     assert too_large.status_code == 413
-    assert last_entry(site, f"token/{token_id}").object_id == "evidence/dpa-1"
+    assert last_entry(site, f"token/{token_id}").detail["refused"] == "OTHER_DOCUMENT"
+    with site.app.database.reading() as session:
+        kept = session.exec(select(audit.AuditEntry).where(audit.AuditEntry.object_id == "evidence/dpa-1")).one()
+    assert (kept.actor, kept.action) == (f"token/{token_id}", "C")
     with site.app.database.transaction() as session:
         assert open_document(session, site.app.keys, "dpa-1", actor="po", now=site.clock.at) == content
 
@@ -242,6 +248,9 @@ def test_document_that_two_readers_could_understand_differently_is_refused(site:
     _, headers = token(site, "consents:write", hospital_id="h1")
     refused = site.anonymous().post("/api/v1/consents", content=body, headers={**headers, "Content-Type": "application/json"})
     assert refused.status_code == 400 and words in refused.json()["detail"] and "Mustermann" not in refused.text
+    with site.app.database.reading() as session:
+        entry = session.exec(select(audit.AuditEntry).where(audit.AuditEntry.event_type == audit.EventType.REFUSED)).one()
+    assert entry.detail == {"act": "POST /api/v1/consents", "refused": "BadInput"}
 
 
 def test_suspension_takes_the_renewal_with_it(site: GatewaySite) -> None:

@@ -298,6 +298,7 @@ class DecisionPage:
     today_reasons: tuple[Reason, ...] = ()
     about: tuple[tuple[str, str], ...] = ()  # who, what, where, when: name and words
     followed: tuple[FollowingEntry, ...] = ()
+    study_href: str | None = None  # everything the log holds about the study
     others: tuple[OtherReader, ...] = ()
     deid_href: str | None = None  # what the edge stated about the study's de-identification
 
