@@ -11,16 +11,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from sqlmodel import select
+import typer
+from click.testing import Result
+from sqlmodel import col, select
+from typer.testing import CliRunner
 
 from compliance.audit import AuditEntry
 from compliance.decision_clock import TOLERANCE, DecisionClock, move_clock, require_forward_clock, set_clock_back
+from compliance.decision_log import DecisionRow
 from compliance.law_confirmation import confirmation_document, sign_manifest
 from compliance.law_in_force import LawInForce, bring_into_force, law_in_force, laws_of_the_past
 from compliance.lawbook import SHIPPED_LAW, load_packs
 from crypto.ed25519 import create_ed25519_key, ed25519_public_pem
 from crypto.errors import BadInput, Conflict
 from gateway.config import LawSettings
+from gateway.law_commands import mount
 from gateway.law_files import configured_law, kept_law, law_at_start
 from gateway.law_watch import LawWatch, refresh_law
 from tests.gateway_site import PAGE, GatewaySite, gateway_site
@@ -187,3 +192,32 @@ def test_clock_moves_forward_only_and_small_steps_back_are_tolerated(site: Gatew
         require_forward_clock(session, at - TOLERANCE)
         with pytest.raises(Conflict):
             require_forward_clock(session, at - TOLERANCE * 1.01)
+
+
+def test_decisions_of_a_period_are_simulated_from_the_data_folder(site: GatewaySite, packs: Path) -> None:
+    """What a privacy officer does before bringing a bundle into force; that somebody read the decisions is in the log."""
+    change(packs, "version: 5", "version: 6")
+    change(packs, "rules:\n", "rules:\n  - {id: TEST_STOP, kind: PROHIBIT, source: {text: A test, section: '1'}}\n", "eu.yaml")
+    command = typer.Typer()
+    mount(command)
+    with site.app.database.reading() as session:
+        recorded = session.exec(select(DecisionRow)).all()
+    at = min(row.decided_at for row in recorded)
+
+    def simulated(*period: str) -> Result:
+        arguments = ["law", "simulate", "--data", str(site.app.data), "--law", str(packs), "--confirmations", str(demo), *period, "--json"]
+        return CliRunner().invoke(command, arguments)
+
+    demo = packs.parent / "both.json"
+    manifest = load_packs(packs).manifest
+    signed = [sign_manifest(manifest, "both", frozenset(), role, role.title(), AT, key) for role, key in SIGNERS.items()]
+    demo.write_text(json.dumps(confirmation_document(manifest, "both", frozenset(), signed)))
+    found = simulated("--since", at.isoformat())
+    assert found.exit_code == 0 and f"of {len(recorded)} decisions" in found.stderr, found.output
+    changed = [json.loads(line) for line in found.stdout.splitlines()]
+    assert {row["digest"] for row in changed if row["outcome"] == "ALLOW"} == {row.digest for row in recorded if row.outcome == "ALLOW"}
+    assert all("TEST_STOP" in row["new_reasons"] for row in changed)
+    assert "0 of 0 decisions" in simulated("--until", at.isoformat()).stderr
+    with site.app.database.reading() as session:
+        entries = session.exec(select(AuditEntry).order_by(col(AuditEntry.entry_index).desc()).limit(2)).all()
+    assert any("decisions" in str(entry.detail) for entry in entries)
