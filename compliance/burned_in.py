@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from compliance.burned_in_text import IdentityForms, TextKind, identity_forms, text_kind
+from compliance.burned_in_text import IdentityForms, TextKind, identity_forms, names_the_study, text_kind
 from compliance.device_masks import Box, DeviceMask, known_masks, matching_masks, pixel_risk
 from compliance.overlay_planes import clear_embedded_overlays, drop_overlays, overlay_groups, overlay_pictures
 from compliance.pixel_frames import PixelShape, blanked, lossy_block_pixels, pixel_shape, put
@@ -42,6 +42,7 @@ EDGE_SHARE = 0.12
 """Consoles print into this share of the height or width along each edge; text of unknown meaning is blanked there."""
 LEGIBLE_SCORE = 0.6
 LEGIBLE_SIGNS = 3
+NOISE_SCORE = 0.45
 SURE_SCORE = 0.85
 """Below it a reading on anatomy is looked at again before it holds the instance."""
 LOSSY_TOLERANCE = 6.0
@@ -88,6 +89,8 @@ class _Reading:
     signs: int
     on_anatomy: bool
     frame: int | None = None
+    is_own: bool = False
+    """Names the study itself, not only what has the shape of a number, a date or a name."""
 
     @property
     def is_legible(self) -> bool:
@@ -96,6 +99,8 @@ class _Reading:
     @property
     def is_doubtful(self) -> bool:
         """Would hold the instance or blank a part of it, and was not read well."""
+        if self.kind == TextKind.IDENTIFYING:
+            return not self.is_own and self.score < LEGIBLE_SCORE
         if self.kind != TextKind.UNKNOWN or self.score >= (SURE_SCORE if self.on_anatomy else LEGIBLE_SCORE):
             return False
         return self.is_legible if self.on_anatomy else self.has_the_shape_of_a_line
@@ -215,7 +220,7 @@ def _readings(
                     readings += _read_closely(reading, look, grey, pictures[:2], identity, detector)
                     continue
                 readings.append(reading)
-                if reading.kind == TextKind.IDENTIFYING:
+                if reading.kind == TextKind.IDENTIFYING and (reading.is_own or reading.score >= LEGIBLE_SCORE):
                     settled.append(_grown(reading.box, 3))
     return readings, count
 
@@ -224,7 +229,9 @@ def _reading(text: DetectedText, look: Look, grey: Grey, identity: IdentityForms
     box = (text.x0, text.y0, text.x1, text.y1)
     signs = sum(character.isalnum() for character in text.text)
     on_anatomy = not (_at_edge(box, grey) or _on_flat(box, grey))
-    return _Reading(box, text_kind(text.text, identity), text.score, signs, on_anatomy, look.frame)
+    kind = text_kind(text.text, identity)
+    is_own = kind == TextKind.IDENTIFYING and names_the_study(text.text, identity)
+    return _Reading(box, kind, text.score, signs, on_anatomy, look.frame, is_own)
 
 
 def _read_closely(
@@ -258,7 +265,8 @@ def _decide(
 
 def _act(reading: _Reading, readings: Sequence[_Reading]) -> Act:
     if reading.kind == TextKind.IDENTIFYING:
-        return "BLANK"
+        # Five digits read into noise are no number: read twice, and badly both times, they stay.
+        return "BLANK" if reading.is_own or reading.score >= NOISE_SCORE or not reading.on_anatomy else "KEEP"
     if reading.kind in (TextKind.CLINICAL, TextKind.NOISE):
         return "KEEP"
     # Another look, or a tile that holds the whole line, read the same place well and as clinical: this is its misreading or its fragment.

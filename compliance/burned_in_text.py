@@ -92,6 +92,12 @@ def text_kind(text: str, identity: IdentityForms) -> TextKind:
     return TextKind.UNKNOWN
 
 
+def names_the_study(text: str, identity: IdentityForms) -> bool:
+    """Whether the line holds one of the study's own names, numbers or dates; not only something of their shape."""
+    folded = _folded(text)
+    return _names_the_study(folded, _PIECES.findall(folded), identity)
+
+
 def _names_the_study(folded: str, pieces: list[str], identity: IdentityForms) -> bool:
     tokens = {shape for token in (*re.split(r"[\W_]+", folded), *pieces) if token for shape in _shapes(token)}
     marks = _clinical_skeletons()

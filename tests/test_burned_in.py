@@ -321,9 +321,9 @@ def test_unknown_word_is_blanked_at_the_edge_and_held_on_anatomy() -> None:
 class ReadOnce(PlantedText):
     """Reads a word on anatomy where there is none, with little confidence, and another one when it looks closely."""
 
-    def __init__(self, closely: str, score: float) -> None:
+    def __init__(self, closely: str, score: float, first: str = "XXV") -> None:
         super().__init__()
-        self.closely, self.score = closely, score
+        self.closely, self.score, self.first = closely, score, first
 
     def read(
         self,
@@ -336,7 +336,7 @@ class ReadOnce(PlantedText):
     ) -> list[DetectedText]:
         self.calls += 1
         return (
-            [DetectedText(98, 78, 142, 94, self.closely if closely else "XXV", 0.9 if closely else self.score)]
+            [DetectedText(98, 78, 142, 94, self.closely if closely else self.first, 0.9 if closely else self.score)]
             if not closely or self.closely
             else []
         )
@@ -358,6 +358,25 @@ def test_word_read_with_doubt_on_anatomy_is_looked_at_closely_before_it_holds(cl
     values[80:92, 100:140:4] = 250
     result = screen_pixels(make_image(values), IDENTITY, ReadOnce(closely, score))
     assert result.outcome == outcome
+
+
+@pytest.mark.parametrize(
+    "first, closely, score, outcome",
+    [
+        ("37002", "", 0.41, "CLEAN"),
+        ("37002", "Zoltan", 0.41, "HOLD"),
+        ("37002", "77002", 0.41, "CLEANED"),
+        ("37002", "", 0.7, "CLEANED"),
+        ("4821337", "", 0.2, "CLEANED"),
+        ("KOWALSKA", "", 0.2, "CLEANED"),
+    ],
+)
+def test_number_read_into_noise_is_looked_at_closely_and_the_studys_own_is_blanked_at_once(
+    first: str, closely: str, score: float, outcome: str
+) -> None:
+    values = ground()
+    values[80:92, 100:140:4] = 250
+    assert screen_pixels(make_image(values), IDENTITY, ReadOnce(closely, score, first)).outcome == outcome
 
 
 def test_clinical_marks_stay() -> None:
