@@ -147,13 +147,16 @@ class _Sieve:
         """Indices in `whole`, in order."""
         if not len(self._words):
             return
-        # In blocks that stay in the processor's cache.
-        for begin in range(0, len(whole), _BLOCK_WORDS):
-            words = whole[begin : begin + _BLOCK_WORDS]
+        # In blocks that stay in the processor's cache, with what is worked out of them.
+        size = _BLOCK_WORDS if self._width is None else 4 * _BLOCK_WORDS
+        for begin in range(0, len(whole), size):
+            words = whole[begin : begin + size]
             if self._width is None:
                 near = np.flatnonzero(self._hashed.take(_hash(words | np.uint32(_CASE))))
             else:
                 within = (words.view(np.int16) - np.int16(self._least)).view(np.uint16) <= self._width
+                if not within.any():
+                    continue
                 near = np.flatnonzero(within.view(np.uint16) == 0x0101)
                 if near.size:
                     near = near[self._hashed.take(_hash(words[near] | np.uint32(_CASE)))]

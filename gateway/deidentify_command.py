@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import gc
 import json
+import os
 import secrets
 import sys
 from collections import Counter
@@ -17,7 +18,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from io import FileIO
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,6 +41,9 @@ from gateway.file_sources import Read, entries
 
 #: Enough for most headers: pass one needs no pixels.
 _HEAD_BYTES = 1 << 16
+#: Files whose names from pass one are remembered for pass two; of more, the later ones are looked at again.
+_KNOWN_MAX = 50_000
+_CHANGED = "the file is not the one that was read at first"
 _MEMOS_MAX = 4
 _CHARSET, _PATIENT_ID, _STUDY_UID, _ACCESSION = 0x00080005, 0x00100020, 0x0020000D, 0x00080050
 _SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018
@@ -124,6 +127,8 @@ class DeidentifyRun:
         self._warm: list[_Study] = []
         self._recent: list[Pseudonymity] = []
         self._values = HeaderValues((_CHARSET, _PATIENT_ID, _STUDY_UID, _ACCESSION, _SOP_CLASS, _SOP_INSTANCE))
+        #: Study, SOP class and SOP instance UID by name of the source.
+        self._known: dict[str, tuple[str, str, str] | None] = {}
         self._folders: set[str] = set()
         self.uids: dict[str, str] = {}
         self.patients: dict[str, str] = {}
@@ -142,8 +147,8 @@ class DeidentifyRun:
             with _progress() as progress, _rare_collection():
                 task = progress.add_task("reading identities", total=None)
                 tick = _nothing if progress.disable else partial(progress.advance, task)
-                for _, read in entries(source, destination):
-                    self._learn(read)
+                for name, read in entries(source, destination):
+                    self._learn(name, read)
                     count += 1
                     tick()
                 if not count:
@@ -152,7 +157,7 @@ class DeidentifyRun:
                 progress.update(task, description="de-identifying", total=count, completed=0)
                 for name, read in entries(source, destination):
                     try:
-                        actions.update(self._one(read(None), destination))
+                        actions.update(self._one(name, read(None), destination))
                         passed += 1
                     except RefusedContent as refused:
                         entry = {"source": name, "reason": refused.reason_code, "detail": refused.detail}
@@ -172,13 +177,16 @@ class DeidentifyRun:
             "actions": dict(sorted(actions.items())),
         }
 
-    def _learn(self, read: Read) -> None:
+    def _learn(self, name: str, read: Read) -> None:
         try:
             found = self._instance(read(_HEAD_BYTES), is_whole=False) or self._instance(read(None), is_whole=True)
         except ReadgateError:
             return
         assert found is not None
         instance, (key, patient_id, accession), parts = found
+        if len(self._known) < _KNOWN_MAX:
+            # An archive may hold one name twice: then neither is known by it.
+            self._known[name] = None if name in self._known else (key, instance.sop_class_uid, instance.sop_instance_uid)
         study = self._studies.setdefault(key, _Study(patient_id))
         study.accession = study.accession or accession
         if not any(study is one for one in self._warm):
@@ -191,18 +199,25 @@ class DeidentifyRun:
             # A sequence that does not parse inside: the instance will be refused, what stood before it counts.
             return
 
-    def _one(self, data: bytes, destination: Path) -> Mapping[str, int]:
-        found = self._instance(data, is_whole=True)
-        assert found is not None
-        instance, (key, _, _), _ = found
-        made = deidentify(instance, self._names_for(key), screen=self._screen, compress=self._compress)
+    def _one(self, name: str, data: bytes, destination: Path) -> Mapping[str, int]:
+        known = self._known.get(name)
+        if known is not None:
+            # `deidentify` holds the file to these names, and the study is compared below: a file that changed meanwhile is refused.
+            key = known[0]
+            instance = IdentifiedDataset(*dataset_of_file(data), *known[1:])
+        else:
+            found = self._instance(data, is_whole=True)
+            assert found is not None
+            instance, (key, _, _), _ = found
+        under = self._names_for(key)
+        made = deidentify(instance, under, screen=self._screen, compress=self._compress)
+        if made.study_instance_uid != under.memo["uids"].get(key, key):
+            raise RefusedContent("UID_MISMATCH", _CHANGED)
         folder = f"{destination}/{made.study_instance_uid}/{made.series_instance_uid}"
         if folder not in self._folders:
             Path(folder).mkdir(parents=True, exist_ok=True)
             self._folders.add(folder)
-        with open(f"{folder}/{made.sop_instance_uid}.dcm", "wb", buffering=0) as file:
-            for piece in (file_head(made), made.payload):
-                _write(file, piece)
+        _write(f"{folder}/{made.sop_instance_uid}.dcm", [file_head(made), made.payload])
         return made.action_counts
 
     def _instance(self, data: bytes, *, is_whole: bool) -> tuple[IdentifiedDataset, tuple[str, str, str], list[Part]] | None:
@@ -221,7 +236,7 @@ class DeidentifyRun:
     def _names_for(self, key: str) -> Pseudonymity:
         study = self._studies.get(key)
         if study is None:
-            raise RefusedContent("UID_MISMATCH", "the file is not the one that was read at first")
+            raise RefusedContent("UID_MISMATCH", _CHANGED)
         if study.under is None:
             name = keyed_digest(self._secret, "patient", study.patient_id)
             pseudonym = "RG-" + name[:12].upper()
@@ -285,11 +300,20 @@ def _nothing() -> None:
     """No progress is shown where nobody looks."""
 
 
-def _write(file: FileIO, data: bytes) -> None:
-    """All of `data`: one call may take less on a full disk or of more than 2 GiB."""
-    view = memoryview(data)
-    while view:
-        view = view[file.write(view) or 0 :]
+def _write(path: str, pieces: list[bytes]) -> None:
+    """The file is what the pieces are, one after the other."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    try:
+        rest = [memoryview(piece) for piece in pieces]
+        while rest:
+            # One call may take less, on a full disk or of more than 2 GiB.
+            count = os.writev(file, rest)
+            while rest and count >= len(rest[0]):
+                count -= len(rest.pop(0))
+            if rest:
+                rest[0] = rest[0][count:]
+    finally:
+        os.close(file)
 
 
 def _progress() -> Progress:

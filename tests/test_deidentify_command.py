@@ -137,16 +137,32 @@ def test_a_broken_archive_is_bad_input(tmp_path: Path) -> None:
         DeidentifyRun(TELEREAD, SECRET, clean_screen).folder(tmp_path / "cut.tar.gz", tmp_path / "out")
 
 
-def test_a_file_that_is_another_one_at_the_second_look_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_same_instance", [False, True])
+def test_a_file_that_is_another_one_at_the_second_look_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_same_instance: bool
+) -> None:
     one, two = make_ct_study(1)[0], make_ct_study(1, number=7)[0]
+    if is_same_instance:
+        two.SOPInstanceUID = one.SOPInstanceUID
     (tmp_path / "one.dcm").write_bytes(part10_of(one))
     run = DeidentifyRun(TELEREAD, SECRET, clean_screen)
     learn = run._learn
 
-    def learn_and_replace(read: Read) -> None:
-        learn(read)
+    def learn_and_replace(name: str, read: Read) -> None:
+        learn(name, read)
         (tmp_path / "one.dcm").write_bytes(part10_of(two))
 
     monkeypatch.setattr(run, "_learn", learn_and_replace)
     report = run.folder(tmp_path / "one.dcm", tmp_path / "out")
     assert (report["passed"], report["reasons"]) == (0, {"UID_MISMATCH": 1})
+
+
+def test_one_name_twice_in_an_archive_is_two_files(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "in.tar", "w") as archive:
+        for dataset in make_ct_study(3):
+            member = tarfile.TarInfo("slice.dcm")
+            data = part10_of(dataset)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    report = DeidentifyRun(TELEREAD, SECRET, clean_screen).folder(tmp_path / "in.tar", tmp_path / "out")
+    assert (report["passed"], report["reasons"]) == (3, {})
