@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -17,11 +18,12 @@ from compliance.credential import Credential, Employer, Evidence, Reader
 from compliance.decision import replay
 from compliance.decision_log import DecisionRow
 from compliance.hospital import Hospital
-from compliance.lawbook import load_law
+from compliance.lawbook import SHIPPED_LAW, load_law
 from compliance.obligation import unmet_obligation
 from compliance.order import payer_of
 from compliance.patient_status import state_patient
 from compliance.principal import LoginSession, RegisteredNetwork
+from compliance.privacy_review import open_reviews, require_reviewed, unseen_notices
 from compliance.quarantine import QuarantineItem
 from compliance.study import Instance, Series, Study, instances_of_study
 from crypto.errors import NotAllowed
@@ -203,6 +205,31 @@ def test_keys_outside_the_region_show_nothing(site: GatewaySite) -> None:
         study.keys_country = "US"
         session.add(study)
     assert site.post("r1", f"/worklist/{site.step_uid}/claim").headers["location"] == "/worklist"
+
+
+# --- what the privacy officer is owed, without any emergency ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("obligation", "reviews", "notices"), [("REVIEW_72H", 1, 0), ("NOTIFY_PO", 0, 1)])
+def test_review_and_notice_are_owed_by_whatever_rule_asks_for_them(
+    site: GatewaySite, tmp_path: Path, obligation: str, reviews: int, notices: int
+) -> None:
+    folder = tmp_path / "law"
+    shutil.copytree(SHIPPED_LAW, folder)
+    rule = {"id": "TEST_OWED", "kind": "OBLIGE", "origin": ["ANY"], "actions": ["VIEW"], "obligations": [obligation]}
+    rule |= {"valid_from": "2020-01-01", "known_from": "2020-01-01", "source": {"text": "A test", "section": "1"}}
+    (folder / "added.yaml").write_text(json.dumps({"pack": "added", "title": "Added", "rules": [rule]}))
+    site.app.law = load_law(folder)
+    step_uid = site.claim("r1")
+    assert site.client("r1").get(f"/read/{step_uid}", headers=PAGE).status_code == 200
+    with site.app.database.reading() as session:
+        waiting, told = open_reviews(session), unseen_notices(session)
+        assert [row.procedure_step_uid for row in waiting] == [step_uid] * reviews
+        assert [(row.procedure_step_uid, row.subject) for row in told] == [(step_uid, "NOTIFY_PO")] * notices
+        if reviews:
+            require_reviewed(session, "r1", now=waiting[0].due_at - timedelta(seconds=1))
+            with pytest.raises(NotAllowed, match="REVIEW_OVERDUE"):
+                require_reviewed(session, "r1", now=waiting[0].due_at)
 
 
 # --- STORE ------------------------------------------------------------------------------------------------------------------------
