@@ -143,7 +143,13 @@ def _worklist_state(app: Application, login_digest: str) -> tuple[object, ...] |
             return None
         counts = session.exec(select(ProcedureStep.state, func.count()).group_by(ProcedureStep.state)).all()
         amended = session.exec(select(func.sum(ProcedureStep.amendment))).one()
-    return (tuple(sorted((state, count) for state, count in counts)), amended)
+        # A right that began or ended moves studies on or off this reader's list, though no step changed.
+        routed = session.exec(
+            select(func.count())
+            .select_from(RoutedReader)
+            .where(RoutedReader.reader_id == login.principal_id, RoutedReader.outcome == ELIGIBLE)
+        ).one()
+    return (tuple(sorted((state, count) for state, count in counts)), amended, routed)
 
 
 def _tile(session: Session, href: str, label: str, visitor: Visitor, now: datetime) -> Tile:

@@ -19,10 +19,13 @@ from compliance.hospital import Hospital
 from compliance.principal import Principal
 from compliance.route_facts import gather_route_facts
 from crypto.keys import FileKeyStore
+from gateway.pages_entry import _worklist_state
 from gateway.register_effects import route_what_the_calendar_ended, take_effect
 from gateway.schema import migrate
+from tests.builders import make_ct_study
 from tests.gateway_site import GatewaySite, gateway_site
 from tests.reading_rows import HOSPITAL, ReadingRows
+from tests.signing_desk import Desk
 from worklist.routed_reader import RoutedReader, eligible_ids, ended_by_the_calendar, refusals_of, routing_of
 
 
@@ -177,3 +180,17 @@ def test_reader_who_may_no_longer_log_in_has_no_row(site: GatewaySite) -> None:
     take_effect(site.app, reader_ids=["r1"])
     with site.app.database.reading() as session:
         assert "r1" not in routing_of(session, site.study.study_pk or 0)
+
+
+def test_list_that_is_open_hears_of_a_right_that_began_or_ended(site: GatewaySite) -> None:
+    """The event stream of the worklist looks at this state; no step changed, only who may read it."""
+    digest = Desk(site).login_digest
+    site.process(site.receive(make_ct_study(instances=1, number=4)))
+    before = _worklist_state(site.app, digest)
+    _licence(site, "r1", status="SUSPENDED")
+    take_effect(site.app, reader_ids=["r1"])
+    after = _worklist_state(site.app, digest)
+    assert before is not None and after is not None and before != after
+    _licence(site, "r1", status="ACTIVE")
+    take_effect(site.app, reader_ids=["r1"])
+    assert _worklist_state(site.app, digest) == before
