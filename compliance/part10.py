@@ -23,7 +23,8 @@ _SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018
 def instance_of_file(data: bytes) -> IdentifiedDataset:
     """The instance in a Part 10 file or a bare dataset (its encoding told from its first element).
 
-    Raises RefusedContent where neither parses or the instance does not name itself.
+    Raises RefusedContent where neither parses, the instance does not name itself, or the file meta information names another one: who
+    relied on it would file the instance as what it is not.
     """
     payload, syntax = dataset_of_file(data)
     encoding = encoding_of(syntax)
@@ -33,6 +34,10 @@ def instance_of_file(data: bytes) -> IdentifiedDataset:
             named[element.tag] = payload[element.value : element.end].decode("latin-1").strip("\0 ")
     if not named.get(_SOP_CLASS) or not named.get(_SOP_INSTANCE):
         raise RefusedContent("MISSING_UID", "SOP class and instance must be named")
+    for number, tag in ((0x0002, _SOP_CLASS), (0x0003, _SOP_INSTANCE)):
+        stated = _meta_of(data).get(number)
+        if stated and stated != named[tag]:
+            raise RefusedContent("UID_MISMATCH", "the file meta information names another instance or class", tag=f"(0002,{number:04X})")
     return IdentifiedDataset(payload, syntax, named[_SOP_CLASS], named[_SOP_INSTANCE])
 
 
@@ -40,14 +45,19 @@ def dataset_of_file(data: bytes) -> tuple[bytes, str]:
     """(dataset, its transfer syntax) of a Part 10 file or bare dataset, or of the beginning of one. Raises RefusedContent for neither."""
     if data[128:132] != b"DICM":
         return data, _guessed_syntax(data)
-    start, syntax = _after_meta(data)
-    payload = data[start:]
+    start, meta = _after_meta(data)
+    payload, syntax = data[start:], meta.get(0x0010)
     return payload, _guessed_syntax(payload) if syntax is None else syntax
 
 
-def _after_meta(data: bytes) -> tuple[int, str | None]:
-    """(where the dataset starts, its transfer syntax) of a Part 10 file; the group length is not trusted (PS3.10 7.1)."""
-    pos, syntax = 132, None
+def _meta_of(data: bytes) -> dict[int, str]:
+    return _after_meta(data)[1] if data[128:132] == b"DICM" else {}
+
+
+def _after_meta(data: bytes) -> tuple[int, dict[int, str]]:
+    """(where the dataset starts, class, instance and transfer syntax by element number) of a Part 10 file; the group length is not trusted
+    (PS3.10 7.1)."""
+    pos, meta = 132, dict[int, str]()
     while pos + 8 <= len(data):
         group, number, vr, length = _HEADER.unpack_from(data, pos)
         if group != 0x0002:
@@ -62,10 +72,10 @@ def _after_meta(data: bytes) -> tuple[int, str | None]:
             length = struct.unpack_from("<I", data, pos + 4)[0]
         if value + length > len(data):
             raise RefusedContent("MALFORMED_DATASET", "the file meta information is cut", tag="(0002,0000)")
-        if number == 0x0010:
-            syntax = data[value : value + length].decode("latin-1").strip("\0 ")
+        if number in (0x0002, 0x0003, 0x0010):
+            meta[number] = data[value : value + length].decode("latin-1").strip("\0 ")
         pos = value + length
-    return pos, syntax
+    return pos, meta
 
 
 def _guessed_syntax(data: bytes) -> str:

@@ -110,6 +110,7 @@ def show_command(
     """One held study: what happened and what to do. No value that was found is ever shown."""
     from compliance.quarantine import QuarantineItem, decision_note
     from crypto.errors import NotFound
+    from gateway.quarantine_acts import REPAIRS, can_settle
     from gateway.reason_words import held_words
     from gateway.received import received_study
 
@@ -129,6 +130,7 @@ def show_command(
             "detail": row.detail,
             "what_happened": happened,
             "what_to_do": to_do,
+            "repairs": ", ".join(REPAIRS.get(row.reason_code, {})) if can_settle(row, received) else "",
             "instances": row.instance_count,
             "state": row.state,
             "held_at": row.held_at,
@@ -160,6 +162,30 @@ def release_command(number: Annotated[int, typer.Argument(metavar="NUMBER")], no
             now=app.now(),
         )
     typer.echo(f"item {number} is released; a worker tries the study again")
+
+
+@quarantine_app.command("repair")
+def repair_command(
+    number: Annotated[int, typer.Argument(metavar="NUMBER")],
+    choice: Annotated[str, typer.Option("--choose", help="Which repair: KEEP_FIRST or KEEP_LAST of two contents under one UID.")],
+    note: Note,
+    data: DataOption = DEFAULT_DATA,
+) -> None:
+    """Settle what can be settled here, and de-identify the study again. Which repairs an item has, `show` says."""
+    from gateway.quarantine_acts import repair
+
+    with deployment(data) as app:
+        repair(
+            app.database,
+            app.keys,
+            hospital_id=_hospital_of(app.database, number),
+            quarantine_id=str(number),
+            chosen=choice,
+            actor=actor(),
+            note=note,
+            now=app.now(),
+        )
+    typer.echo(f"item {number} is repaired; a worker tries the study again")
 
 
 @quarantine_app.command("reject")

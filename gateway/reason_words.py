@@ -127,6 +127,46 @@ _HELD: Mapping[str, tuple[str, str]] = {
         "The study has no Patient ID, so a report could not find its patient.",
         "Add the Patient ID at the sender, send the study again, and reject this one.",
     ),
+    "SEVERAL_PATIENTS": (
+        "The instances of this study agree on the Patient ID and not on the person: name, birth date, sex or issuer differ.",
+        "Find out whose images they are. Correct them at the sender, send them under a new Study Instance UID, and reject this one.",
+    ),
+    "ORDER_OF_ANOTHER_PATIENT": (
+        "The order with this study's accession number is for another patient.",
+        "Correct the order or the study at its source. When a right order was sent, try again; otherwise reject this one.",
+    ),
+    "SERIES_IN_TWO_STUDIES": (
+        "A series of this study came before, under another study.",
+        "Correct the series at the sender and send it under new UIDs; reject this one.",
+    ),
+    "INSTANCE_IN_TWO_STUDIES": (
+        "An instance of this study came before, under another study.",
+        "Correct it at the sender and send it under new UIDs; reject this one.",
+    ),
+    "MISSING_UID": (
+        "An instance does not name itself, its series or its study.",
+        "Correct it at the sender and send the study again; reject this one.",
+    ),
+    "UID_MISMATCH": (
+        "An instance came under another name than the one it gives itself.",
+        "Correct it at the sender and send the study again; reject this one.",
+    ),
+    "REJECTED_STUDY_CAME_AGAIN": (
+        "This study was rejected before, and instances of it came again.",
+        "Try again if they are to be read after all, or reject them too.",
+    ),
+    "INTEGRITY_FAILURE": (
+        "Something stored of this study does not open, or is not what was stored.",
+        "Ask the operator to run readgate fsck and to mend what it names, then try again; or send the study again.",
+    ),
+    "RESOURCES_EXHAUSTED": (
+        "The gateway could not process the study for lack of room or of a service it needs. Nothing of it is lost.",
+        "Ask the operator to make room, then try again.",
+    ),
+    "RESIDUAL_IDENTITY": (
+        "After de-identification something was left that names the patient, so the result was thrown away.",
+        "Correct the element that is named at the sender and send it again, or reject it.",
+    ),
     "STORE_DENIED": (
         "The law, or what was agreed with the hospital, does not let this study be kept where this gateway keeps studies.",
         "The reasons stand with the decision in the log. Ask the privacy officer; once what is missing is on file, try again.",

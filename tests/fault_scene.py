@@ -187,7 +187,7 @@ def scene(folder: Path, faults: Faults) -> Iterator[tuple[GatewaySite, ScenicDis
 
 
 def live(site: GatewaySite, told: list[bytes]) -> None:
-    """From the first instance to the delivered report, tried again where it was temporarily unable; what was acknowledged goes to `told`."""
+    """From the first instance to the delivered report, again where it was temporarily unable; what was acknowledged goes to `told`."""
     app = site.app
     index = SpoolIndex(app.database, app.spool)
     index.start()

@@ -33,7 +33,7 @@ SENT = {payload_of(dataset) for dataset in STUDY}
 #: What fsck names after a crash and what may stay: a key that nothing was sealed under.
 _LEFT_BY_A_CRASH = {"shred_key_without_study"}
 _CANARIES = [str(STUDY[0].PatientName).encode(), str(STUDY[0].PatientID).encode(), STUDY[0].StudyInstanceUID.encode()]
-#: (part, of so many parts): a third of the table each way with the other tests, so that each effect fails one way; all of it in the torture.
+#: (part, of so many parts): a third of the table each way with the other tests, so that each effect fails one way; under torture all of it.
 _LAST_THIRD = pytest.param((2, 3), marks=pytest.mark.slow, id="third-3")
 _WHOLE = pytest.param((0, 1), marks=pytest.mark.torture, id="whole")
 _EVERY_WAY = [(False, errno.ENOSPC), (True, errno.EIO), (False, errno.EIO), (True, errno.ENOSPC)]
