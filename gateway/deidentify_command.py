@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
@@ -111,6 +111,16 @@ class _Study:
     under: Pseudonymity | None = None
 
 
+class _Known(NamedTuple):
+    """What pass one learns of a file: its dataset begins at `start`."""
+
+    study_instance_uid: str
+    start: int
+    transfer_syntax_uid: str
+    sop_class_uid: str
+    sop_instance_uid: str
+
+
 class DeidentifyRun:
     """One run over files under one profile and secret; `screen` defaults to the pixel step in its own process."""
 
@@ -127,8 +137,7 @@ class DeidentifyRun:
         self._warm: list[_Study] = []
         self._recent: list[Pseudonymity] = []
         self._values = HeaderValues((_CHARSET, _PATIENT_ID, _STUDY_UID, _ACCESSION, _SOP_CLASS, _SOP_INSTANCE))
-        #: Study, SOP class and SOP instance UID by name of the source.
-        self._known: dict[str, tuple[str, str, str] | None] = {}
+        self._known: dict[str, _Known | None] = {}
         self._folders: set[str] = set()
         self.uids: dict[str, str] = {}
         self.patients: dict[str, str] = {}
@@ -157,7 +166,7 @@ class DeidentifyRun:
                 progress.update(task, description="de-identifying", total=count, completed=0)
                 for name, read in entries(source, destination):
                     try:
-                        actions.update(self._one(name, read(None), destination))
+                        actions.update(self._one(name, read, destination))
                         passed += 1
                     except RefusedContent as refused:
                         entry = {"source": name, "reason": refused.reason_code, "detail": refused.detail}
@@ -179,14 +188,20 @@ class DeidentifyRun:
 
     def _learn(self, name: str, read: Read) -> None:
         try:
-            found = self._instance(read(_HEAD_BYTES), is_whole=False) or self._instance(read(None), is_whole=True)
+            data = read(_HEAD_BYTES)
+            found = self._instance(data, is_whole=False)
+            if found is None:
+                data = read(None)
+                found = self._instance(data, is_whole=True)
         except ReadgateError:
             return
         assert found is not None
         instance, (key, patient_id, accession), parts = found
         if len(self._known) < _KNOWN_MAX:
             # An archive may hold one name twice: then neither is known by it.
-            self._known[name] = None if name in self._known else (key, instance.sop_class_uid, instance.sop_instance_uid)
+            start = len(data) - len(instance.payload)
+            what = _Known(key, start, instance.transfer_syntax_uid, instance.sop_class_uid, instance.sop_instance_uid)
+            self._known[name] = None if name in self._known else what
         study = self._studies.setdefault(key, _Study(patient_id))
         study.accession = study.accession or accession
         if not any(study is one for one in self._warm):
@@ -199,14 +214,15 @@ class DeidentifyRun:
             # A sequence that does not parse inside: the instance will be refused, what stood before it counts.
             return
 
-    def _one(self, name: str, data: bytes, destination: Path) -> Mapping[str, int]:
+    def _one(self, name: str, read: Read, destination: Path) -> Mapping[str, int]:
         known = self._known.get(name)
         if known is not None:
             # `deidentify` holds the file to these names, and the study is compared below: a file that changed meanwhile is refused.
-            key = known[0]
-            instance = IdentifiedDataset(*dataset_of_file(data), *known[1:])
+            key = known.study_instance_uid
+            payload = read(None, known.start)
+            instance = IdentifiedDataset(payload, known.transfer_syntax_uid, known.sop_class_uid, known.sop_instance_uid)
         else:
-            found = self._instance(data, is_whole=True)
+            found = self._instance(read(None), is_whole=True)
             assert found is not None
             instance, (key, _, _), _ = found
         under = self._names_for(key)

@@ -22,8 +22,8 @@ _BROKEN = (tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFEr
 class Read(Protocol):
     """How to read one file."""
 
-    def __call__(self, limit: int | None) -> bytes:
-        """Its first `limit` bytes or more, or all. Raises RefusedContent: too large; BadInput, OSError: cannot be read."""
+    def __call__(self, limit: int | None, start: int = 0) -> bytes:
+        """Its first `limit` bytes or more, or all, from `start` on. Raises RefusedContent: too large; BadInput, OSError: cannot be read."""
         ...
 
 
@@ -76,11 +76,13 @@ class _File:
     def __init__(self, path: str) -> None:
         self._path = path
 
-    def __call__(self, limit: int | None) -> bytes:
+    def __call__(self, limit: int | None, start: int = 0) -> bytes:
         with open(self._path, "rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
             if size > _FILE_BYTES_MAX:
                 raise RefusedContent("PIXELS_TOO_LARGE", "the file is larger than an instance may be")
+            if start:
+                file.seek(start)
             return file.readall() if limit is None else file.read(limit)
 
 
@@ -88,13 +90,16 @@ class _Member:
     def __init__(self, archive: tarfile.TarFile, member: tarfile.TarInfo, archive_name: str) -> None:
         self._archive, self._member, self._archive_name = archive, member, archive_name
 
-    def __call__(self, limit: int | None) -> bytes:
+    def __call__(self, limit: int | None, start: int = 0) -> bytes:
         if self._member.size > _FILE_BYTES_MAX:
             raise RefusedContent("PIXELS_TOO_LARGE", "the file is larger than an instance may be")
         # To go back in a compressed archive is to read it from its start: there a second look must never be needed.
         is_plain = self._archive_name.lower().endswith(".tar")
         try:
             file = self._archive.extractfile(self._member)
-            return b"" if file is None else file.read(limit if is_plain and limit is not None else -1)
+            if file is None:
+                return b""
+            file.seek(start)
+            return file.read(limit if is_plain and limit is not None else -1)
         except _BROKEN:
             raise _broken(self._archive_name) from None
