@@ -61,6 +61,8 @@ class Commands(TyperGroup):
             stop(sentence_of(error), EXIT_BAD_INPUT if isinstance(error, _BAD_INPUT) else EXIT_FAILED)
         except BrokenPipeError:
             raise
+        except (TimeoutError, ConnectionError):
+            stop("a peer did not answer in time, or hung up; see that it runs and is not overloaded, then repeat", EXIT_FAILED)
         except OSError as error:
             stop(f"cannot read or write {error.filename or 'a file'}: {error.strerror or type(error).__name__}", EXIT_BAD_INPUT)
         except KeyboardInterrupt:

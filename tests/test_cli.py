@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from sqlmodel import select
 from typer.testing import CliRunner, Result
 
@@ -22,6 +23,7 @@ from compliance.audit_checkpoint import verify_log
 from crypto.errors import ReadgateError
 from gateway.application import open_application
 from gateway.cli import app
+from gateway.console import Commands
 from gateway.received import ReceivedInstance
 from tests.builders import make_ct_study, part10_of
 from tests.gateway_site import gateway_site
@@ -278,3 +280,19 @@ def test_serve_runs_until_it_is_asked_to_stop_and_drains(data: Path) -> None:
     events = [line["event"] for line in lines] + [json.loads(line)["event"] for line in rest.splitlines()]
     assert process.returncode == 0
     assert events[-1] == "server_stopped"
+
+
+@pytest.mark.parametrize("error", [TimeoutError(), ConnectionResetError(104, "reset")])
+def test_peer_that_does_not_answer_is_not_called_a_file(error: OSError) -> None:
+    commands = typer.Typer(cls=Commands)
+
+    @commands.callback()
+    def root() -> None:
+        """A command needs a group."""
+
+    @commands.command()
+    def send() -> None:
+        raise error
+
+    result = RUN.invoke(commands, ["send"])
+    assert result.exit_code == 1 and "did not answer in time" in result.output and "file" not in result.output
