@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlmodel import col, select
@@ -65,7 +66,7 @@ def test_each_obligation_is_shown_by_the_row_that_met_it(site: GatewaySite) -> N
     missing = {name: "Not met" for name in ("VIEW_ONLY", "NOTIFY_PO", "REVIEW_72H", "COUNT(us_persons)", "PAINT_IT_BLACK")}
     assert states(site, row) == {**missing, "PRELIMINARY_ONLY": "Met"}
     study, now = site.study, site.clock.at
-    about = {
+    about: dict[str, Any] = {
         "hospital_id": "h1", "reader_id": "r1", "study_instance_uid": study.study_instance_uid, "procedure_step_uid": step_uid,
         "decision_digest": row.digest, "now": now,
     }  # fmt: skip
