@@ -63,17 +63,15 @@ def record_decisions(
     if not decided:
         return
     require_forward_clock(session, at)
-    digests = [decision.digest for _, decision in decided]
-    standing: set[str] = set()
-    for start in range(0, len(digests), _PER_QUERY):
-        standing |= set(
-            session.exec(select(DecisionRow.digest).where(col(DecisionRow.digest).in_(digests[start : start + _PER_QUERY]))).all()
-        )
-    for facts, decision in decided:
-        if decision.digest not in standing:
-            standing.add(decision.digest)
-            session.add(_row_of(facts, decision, study_instance_uid, at))
+    rows = {decision.digest: _row_of(facts, decision, study_instance_uid, at) for facts, decision in decided}
+    # The log before the rows: its lock makes whoever decides on the very same facts at the very same time wait, and find what stands.
     audit.append_many(session, [_event_of(facts, decision, study_instance_uid, actor) for facts, decision in decided], at=at)
+    digests = list(rows)
+    for start in range(0, len(digests), _PER_QUERY):
+        some = digests[start : start + _PER_QUERY]
+        for standing in session.exec(select(DecisionRow.digest).where(col(DecisionRow.digest).in_(some))).all():
+            del rows[standing]
+    session.add_all(rows.values())
     move_clock(session, at)
 
 
