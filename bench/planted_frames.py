@@ -267,7 +267,7 @@ def make_cine(rng: np.random.Generator, where: str, *, frames: int = 60) -> Fram
     plate = lettered(text, str(rng.choice(["outline", "plotter", "strokes"])), size)
     height, width = plate.shape
     y, x = (int(rng.integers(200, 330)), int(rng.integers(200, 440 - width // 2))) if where.endswith("on the fan") else (4, 6)
-    shown = range(frames) if where == "every frame" else [int(rng.integers(5, 25))] if where != "none" else []
+    shown = range(frames) if where == "every frame" else [int(rng.integers(frames // 8, frames * 3 // 8))] if where != "none" else []
     letters = np.zeros(grey.shape, bool)
     width = min(width, 640 - x)
     letters[y : y + height, x : x + width] = plate[:, :width] > 0.25

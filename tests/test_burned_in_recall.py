@@ -1,0 +1,59 @@
+"""A small run of the measurement of planted names: the larger one is `python -m bench.burned_in --full`."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bench.burned_in import judge, run
+from bench.lettering import fonts, lettered
+from bench.planted_frames import make_cine, make_frame
+from compliance.burned_in import PixelScreening, ScreenedBox, screen_pixels
+from compliance.text_detection import TextDetector, open_text_detector
+
+
+@pytest.fixture(scope="module")
+def detector() -> TextDetector:
+    opened = open_text_detector()
+    if opened is None:
+        pytest.skip("the extra ocr is not installed")
+    return opened
+
+
+@pytest.mark.slow
+def test_planted_names_are_found_and_clean_frames_pass(detector: TextDetector) -> None:
+    tally = run(detector, names=12, clean=5, cines=0, widths=[512], seed=11, seconds_max=300)
+    assert (tally.planted, tally.clean) == (12, 5)
+    assert tally.verdicts["missed"] == 0 and tally.false_holds == 0 and not tally.marks_lost
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["every frame", "one frame beside the fan", "one frame on the fan", "none"])
+def test_name_in_a_cine_is_found_in_whatever_frame_it_stands(where: str, detector: TextDetector) -> None:
+    cine = make_cine(np.random.default_rng(4), where, frames=20)
+    result = screen_pixels(cine.dataset, cine.identity, detector)
+    assert [judge(one.letters, result) for one in cine.planted] == ["blanked"] * len(cine.planted)
+    assert result.outcome == ("CLEANED" if cine.planted else "CLEAN")
+
+
+def test_what_was_not_covered_counts_as_missed() -> None:
+    frame = make_frame(np.random.default_rng(2), names=1, width=512, ground="black")
+    letters = frame.planted[0].letters
+    rows, columns = np.nonzero(letters)
+    whole = (int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1)
+    half = (whole[0], whole[1], (whole[0] + whole[2]) // 2, whole[3])
+    for outcome, box, verdict in (
+        ("CLEANED", whole, "blanked"),
+        ("CLEANED", half, "missed"),
+        ("CLEAN", whole, "missed"),
+        ("HOLD", whole, "held"),
+        ("HOLD", (0, 0, 1, 1), "missed"),
+    ):
+        result = PixelScreening(outcome, "", (ScreenedBox(box, "identifying"),), frame.dataset)  # type: ignore[arg-type]
+        assert judge(letters, result) == verdict
+
+
+def test_every_font_draws_every_sign() -> None:
+    for font in fonts():
+        for sign in "AZaz09^,.-/":
+            assert lettered(sign, font, 12).max() > 0.4
