@@ -17,5 +17,5 @@ class AssociationLimits:
     pdu_seconds_max: float = 60.0
     message_seconds_max: float = 7200.0
     #: Payload kept in memory before it is handed on in pieces.
-    window_bytes: int = 8 * 1024 * 1024
+    window_bytes: int = 4 * 1024 * 1024
     instance_bytes_max: int = 4 * 1024**3
