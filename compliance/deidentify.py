@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
+from threading import get_ident
 from typing import Any, Protocol
 
 from pydicom import Dataset
@@ -134,8 +135,9 @@ def deidentify(
     for piece in pieces:
         model.update(piece.json)
     # 4.
-    scan: ResidualScan = under.memo.get("scan") or ResidualScan(under)
-    under.memo["scan"] = scan
+    # One a thread: what they learn from an instance they learn in several steps.
+    scan: ResidualScan = under.memo.get(("scan", get_ident())) or ResidualScan(under)
+    under.memo["scan", get_ident()] = scan
     scan.check(output)
     if laid and pixels is not None:
         model[f"{pixels.tag:08X}"] = {"vr": laid.vr, "BulkDataURI": f"bulkdata/{pixels.tag:08X}"}
@@ -143,9 +145,9 @@ def deidentify(
 
 
 def _facts_of(payload: bytes, encoding: Encoding, under: Pseudonymity) -> InstanceFacts:
-    parser: RunParser | None = under.memo.get(("parser", encoding))
-    if parser is None:
-        parser = under.memo["parser", encoding] = RunParser(encoding, _STAMPED)
+    key = "parser", encoding, get_ident()
+    parser: RunParser = under.memo.get(key) or RunParser(encoding, _STAMPED)
+    under.memo[key] = parser
     return InstanceFacts(payload, parser.parts(payload), under.memo.setdefault("facts of runs", {}))
 
 
@@ -190,7 +192,7 @@ def _remember(under: Pseudonymity, signature: tuple[object, ...]) -> None:
     seen: list[object] = under.memo.setdefault("spared signatures", [])
     if len(seen) >= _SIGNATURES_MAX:
         for one in seen:
-            del under.memo[one]
+            under.memo.pop(one, None)
         seen.clear()
     seen.append(signature)
     under.memo[signature] = True

@@ -4,6 +4,7 @@ Invariants
 - Each element meets exactly one rule; `Rewriter.counts` says how often each acted. Nothing is copied because nobody thought of it:
   tags the dictionary does not know, groups 0000 to 0007 and FFFC, group lengths and private elements go unless a rule keeps them.
 - What is kept as text is decoded, cleaned and written as UTF-8; what is kept as number or code has the form of its VR.
+- Several threads may rewrite instances of one patient, each with a Rewriter of its own: of a memo they share, an entry is whole or missing.
 - The same bytes in the same context give the same result, so each distinct element of a patient's study is worked out once (`memo`). The
   context is all that other elements can change, and a private element's creator is part of what it is remembered by.
 """
@@ -88,6 +89,9 @@ class _Plan(NamedTuple):
     action: str
 
 
+_NO_PLAN = _Plan("", IMPLICIT_LITTLE, "")
+
+
 class Rewriter:
     """Rewrites datasets of one patient; its caches live in `under.memo`, so a study's second instance costs little."""
 
@@ -152,9 +156,8 @@ class Rewriter:
         tag = element.tag
         plans: dict[tuple[int, str], _Plan | None] = self._under.memo.setdefault(("plans", context), {})
         key = tag, element.vr
-        if key in plans:
-            plan = plans[key]
-        else:
+        plan = plans.get(key, _NO_PLAN)
+        if plan is _NO_PLAN:
             if len(plans) > MEMO_ENTRIES_MAX:
                 plans.clear()
             plan = plans[key] = self._plan(element, context, depth)
@@ -339,11 +342,13 @@ class Rewriter:
             return self._safe_private(buf, element, creators, context, depth)
         memo: dict[tuple[bytes, str, int], Written | None] = self._under.memo.setdefault(("private", context), {})
         key = raw, creators[element.tag >> 16 << 8 | element.tag >> 8 & 0xFF], depth
-        if key not in memo:
+        result = memo.get(key)
+        if result is None:
+            result = self._safe_private(buf, element, creators, context, depth)
             if len(memo) > MEMO_ENTRIES_MAX:
                 memo.clear()
-            memo[key] = self._safe_private(buf, element, creators, context, depth)
-        return memo[key]
+            memo[key] = result
+        return result
 
     def _safe_private(self, buf: bytes, element: Element, creators: dict[int, str], context: Context, depth: int) -> Written | None:
         vr = safe_vr(element.tag, creators, element.vr)

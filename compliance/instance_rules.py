@@ -88,11 +88,12 @@ class InstanceRewriter:
                 is_safe = is_safe or is_safe_creator(buf, part)
                 continue
             run = part[0]
-            if run not in known:
+            names_safe = known.get(run)
+            if names_safe is None:
                 if len(known) > _RUNS_MAX:
                     known.clear()
-                known[run] = any(is_safe_creator(run.raw, element) for element in run.elements)
-            is_safe = is_safe or known[run]
+                names_safe = known[run] = any(is_safe_creator(run.raw, element) for element in run.elements)
+            is_safe = is_safe or names_safe
         if not is_safe:
             self._rewriter.counts["X"] += sum(1 if isinstance(part, Element) else len(part[0].elements) for part in private)
             return []

@@ -201,7 +201,8 @@ class ResidualScan:
     def _uids_left(self, head: list[_Read], joined: bytes) -> set[int]:
         """Tags of elements with a UID that is neither registered nor one of ours: a later instance may turn out to be named so."""
         mapped: dict[str, str] = self._under.memo["uids"]
-        self._ours.update(itertools.islice(mapped.values(), len(self._ours), None))
+        # A list at once: another thread may be adding to it.
+        self._ours.update(list(itertools.islice(mapped.values(), len(self._ours), None)))
         unsettled: set[int] = set()
         for match in _UID.finditer(joined):
             uid = match.group().decode()

@@ -53,7 +53,8 @@ from worklist.routing import Routing, route
 
 __all__ = ["ACTOR", "DUPLICATE_UID_DIFFERENT_CONTENT"]
 #: Sealed together; a crash loses at most the work on this many bytes.
-_BATCH_BYTES = 48 * 1024 * 1024
+#: It lies in memory three times over while it is sealed: 16 MiB cost a worker 80 MB, 48 MiB cost it 190, and no batch size is quicker.
+_BATCH_BYTES = 16 * 1024 * 1024
 #: Instances of one study de-identified at a time.
 _THREADS = min(4, os.cpu_count() or 1)
 

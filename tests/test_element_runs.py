@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import get_ident
 
 import pytest
 from hypothesis import given, settings
@@ -196,7 +199,7 @@ def test_the_scan_knows_a_uid_again_once_an_instance_is_named_by_it() -> None:
     first, second = bare_instance(1), bare_instance(2)
     made = made_of(instance_of(first), under)
     assert isinstance(made, DeidentifiedDataset)
-    scan: ResidualScan = under.memo["scan"]
+    scan: ResidualScan = under.memo["scan", get_ident()]
     element = b"\x18\0\x30\x10LO\x1c\0" + b"1.2.826.0.1.3680043.2.1.2   "
     found = elements(made.payload, 0, len(made.payload), EXPLICIT_LITTLE)
     at = next((one.start for one in found if one.tag > 0x00181030), len(made.payload))
@@ -223,3 +226,25 @@ def test_a_header_that_may_go_on_is_not_taken_for_whole() -> None:
     collector = IdentityCollector()
     collector.add(IdentifiedDataset(source.payload[: pixels.start + 20], EXPLICIT, source.sop_class_uid, source.sop_instance_uid))
     assert collector.terms() == collect_identity([source])
+
+
+def test_threads_that_share_a_study_do_not_disturb_each_other() -> None:
+    choice = random.Random(5)
+    sources = []
+    for number, dataset in enumerate(make_ct_study(24, 4, 4)):
+        dataset.SOPInstanceUID = f"1.2.826.0.1.3680043.2.1.{number}"
+        _variants(dataset, choice)
+        sources.append(instance_of(dataset))
+    identity = collect_identity(sources)
+    one_by_one = names_for(identity)
+    expected = [made_of(source, one_by_one) for source in sources]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for _ in range(4):
+            under = names_for(identity)
+            with ThreadPoolExecutor(6) as pool:
+                made = list(pool.map(lambda source, under=under: made_of(source, under), sources * 2))
+            assert all(same(one, other) for one, other in zip(made, expected * 2, strict=True))
+    finally:
+        sys.setswitchinterval(before)
