@@ -6,9 +6,11 @@ import gzip
 import zlib
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 
 from bench.deid_score.answer_key import Canary, Carrier
+from bench.deid_score.burned_text import letters_left
 from bench.deid_score.canary_search import SearchedFile
 from bench.deid_score.report import gate, printed, summary_of
 from bench.deid_score.scoring import Score, score
@@ -93,6 +95,18 @@ def test_no_kind_gets_a_new_structure_error(run: SmallRun) -> None:
         if carrier.slot.startswith("kind"):
             check.compare(carrier.kind, run.made.folder / name, path)
     assert check.checked >= 40 and not check.errors, check.errors
+
+
+def test_letters_count_as_left_only_where_they_can_be_read() -> None:
+    before = np.full((20, 20), 90, np.uint8)
+    before[8:12, 4:16:3] = 0
+    blanked = before.copy()
+    blanked[6:14, 2:18] = 0
+    box = (4, 8, 16, 12)
+    assert letters_left(before, blanked, box) == 0 and letters_left(before, before, box) == 1
+    half = before.copy()
+    half[6:14, 2:10] = 90
+    assert 0.3 < letters_left(before, half, box) < 0.7
 
 
 def test_canary_search_sees_through_encodings() -> None:

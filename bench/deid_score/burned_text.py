@@ -89,7 +89,7 @@ def draw(dataset: Dataset, text: str, place: tuple[float, float], height: int, *
 
 
 def letters_left(before: NDArray[np.generic], after: NDArray[np.generic], box: Box) -> float:
-    """The share of the letters' pixels in `box` that came through unchanged; of grey or colour frames alike."""
+    """The share of the letters' pixels in `box` that came through and can still be told from what is around them."""
     x0, y0, x1, y1 = box
     one, two = before[..., y0:y1, x0:x1], after[..., y0:y1, x0:x1]
     if before.shape[-1] == 3 and before.ndim >= 3:
@@ -97,4 +97,10 @@ def letters_left(before: NDArray[np.generic], after: NDArray[np.generic], box: B
     common = np.median(one)
     spread = float(np.abs(one - common).max()) or 1.0
     letters = np.abs(one - common) > spread / 2
-    return float(np.mean(np.abs(two[letters] - one[letters]) <= spread / 10)) if letters.any() else 0.0
+    if not letters.any():
+        return 0.0
+    # Black letters in a box blanked black are as they were and nobody reads them: what counts is what stands out of its surroundings.
+    ground = np.median(two[~letters]) if (~letters).any() else np.median(two)
+    stays = np.abs(two[letters] - one[letters]) <= spread / 10
+    stands_out = np.abs(two[letters] - ground) > spread / 10
+    return float(np.mean(stays & stands_out))
