@@ -17,7 +17,7 @@ PROGRAMS: dict[str, tuple[list[str], list[str]]] = {
     "seal": ([], []),
     "decide": (["--rounds", "5", "--readers", "200"], []),
     "deidentify": (["--ct", "50", "--mr", "50"], []),
-    "burned_in": ([], []),
+    "burned_in": ([], ["--full"]),
 }
 
 
