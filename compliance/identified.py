@@ -45,7 +45,8 @@ class Pseudonymity:
     memo: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
 
-#: The key to DeidentifiedDataset's constructor. compliance/deidentify.py alone may import it; a test reads the sources for others.
+#: The key to DeidentifiedDataset's constructor. compliance/deidentify.py may import it, and deid_child.py for what its child
+#: made of it and it scanned itself; a test reads the sources for others.
 _MADE_BY_DEIDENTIFY = object()
 
 

@@ -1,14 +1,15 @@
-"""The pixel step of de-identification as processing runs it: in a child process with limits, that may die without losing anything."""
+"""De-identification as processing runs it: in child processes with limits, that may die without losing anything."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import pydicom
 
 from compliance.burned_in import PixelScreening
 from compliance.device_masks import Box, DeviceMask
+from compliance.identified import DeidentifiedDataset, IdentifiedDataset, Pseudonymity
 from compliance.pixel_review import PixelDecisions
 
 
@@ -24,6 +25,17 @@ class PixelScreener(Protocol):
         reviewed: Sequence[Box] | None = None,
     ) -> PixelScreening:
         """See compliance/burned_in.py. A child that died or took too long is a HOLD."""
+        ...
+
+
+@runtime_checkable
+class ConfinedDeidentifier(Protocol):
+    """De-identification with its pixel step in processes that may die: `compliance.deid_child.DeidChildren` in the product."""
+
+    def deidentify(
+        self, source: IdentifiedDataset, under: Pseudonymity, *, masks: Sequence[DeviceMask], reviewed: Sequence[Box] | None
+    ) -> DeidentifiedDataset:
+        """Raises: RefusedContent; RefusedPixels where a person may accept boxes."""
         ...
 
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from sqlmodel import Session
 
 from compliance.crosswalk import ensure_patient, uid_secret
+from compliance.deid_child import RefusedPixels
 from compliance.deid_profile import TELEREAD, DeidProfile, profile_of
 from compliance.deidentify import deidentify
 from compliance.hospital import require_hospital
@@ -36,7 +37,7 @@ from crypto.vault import SealedObject
 from gateway.application import Application
 from gateway.header_scan import scan_header
 from gateway.intake import read_spooled_payload
-from gateway.pixel_screening import PixelScreener, ReviewedScreen
+from gateway.pixel_screening import ConfinedDeidentifier, PixelScreener, ReviewedScreen
 from gateway.received import (
     ReceivedInstance,
     ReceivedState,
@@ -56,7 +57,7 @@ __all__ = ["ACTOR", "DUPLICATE_UID_DIFFERENT_CONTENT"]
 #: It lies in memory three times over while it is sealed: 16 MiB cost a worker 80 MB, 48 MiB cost it 190, and no batch size is quicker.
 _BATCH_BYTES = 16 * 1024 * 1024
 #: Instances of one study de-identified at a time.
-_THREADS = min(4, os.cpu_count() or 1)
+DEIDENTIFIED_AT_ONCE = min(4, os.cpu_count() or 1)
 
 
 def archive_originals(app: Application, received_study_pk: int) -> int:
@@ -98,7 +99,7 @@ def _archive(app: Application, study_key: StudyKey, batch: list[ReceivedInstance
         settle_packs(session, used)
 
 
-def deidentify_study(app: Application, received_study_pk: int, screener: PixelScreener) -> str:
+def deidentify_study(app: Application, received_study_pk: int, screener: PixelScreener | ConfinedDeidentifier) -> str:
     """The study is AVAILABLE (returns its pseudonymous UID) or QUARANTINED (returns ""). Raises: IntegrityFailure, TemporarilyUnable.
 
     An AVAILABLE study may have instances held back one by one; its row, its manifest and the quarantine say which and why.
@@ -152,7 +153,9 @@ def study_key_of(app: Application, received_study_pk: int) -> StudyKey:
         return study_key
 
 
-def _deidentify(app: Application, received: ReceivedStudy, rows: list[ReceivedInstance], screener: PixelScreener) -> str:
+def _deidentify(
+    app: Application, received: ReceivedStudy, rows: list[ReceivedInstance], screener: PixelScreener | ConfinedDeidentifier
+) -> str:
     assert received.received_study_pk is not None
     if any(row.is_conflicting for row in rows):
         raise RefusedContent(DUPLICATE_UID_DIFFERENT_CONTENT, "one SOP Instance UID came with different content", tag="(0008,0018)")
@@ -191,7 +194,7 @@ def _deidentify(app: Application, received: ReceivedStudy, rows: list[ReceivedIn
     outputs: list[tuple[ReceivedInstance, DeidentifiedDataset, SealedObject]] = []
     refusals: list[tuple[ReceivedInstance, Refusal]] = []
     maker = _Maker(app, study_key, under, screener, decisions)
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="deidentify") as pool:
+    with ThreadPoolExecutor(DEIDENTIFIED_AT_ONCE, thread_name_prefix="deidentify") as pool:
         for batch in _batches(waiting):
             answers = list(zip(batch, pool.map(maker.make, batch), strict=True))
             made = [(row, answer) for row, answer in answers if isinstance(answer, DeidentifiedDataset)]
@@ -218,7 +221,7 @@ class _Maker:
     app: Application
     study_key: StudyKey
     under: Pseudonymity
-    screener: PixelScreener
+    screener: PixelScreener | ConfinedDeidentifier
     decisions: PixelDecisions
     _own: threading.local = field(default_factory=threading.local)
 
@@ -227,13 +230,19 @@ class _Maker:
         # What is remembered from instance to instance is no thread's but its own.
         if not hasattr(self._own, "under"):
             self._own.under = replace(self.under)
-        screen = ReviewedScreen(self.screener, self.decisions, row.instance_pk)
+        source = original_of(self.app, self.study_key, row)
+        screen: ReviewedScreen | None = None
         try:
-            return deidentify(original_of(self.app, self.study_key, row), self._own.under, screen=screen)
+            if isinstance(self.screener, ConfinedDeidentifier):
+                reviewed = None if row.instance_pk is None else self.decisions.boxes.get(row.instance_pk)
+                return self.screener.deidentify(source, self.under, masks=self.decisions.masks, reviewed=reviewed)
+            screen = ReviewedScreen(self.screener, self.decisions, row.instance_pk)
+            return deidentify(source, self._own.under, screen=screen)
         except RefusedContent as refused:
             if refused.reason_code in OF_THE_WHOLE_STUDY:
                 raise
-            return Refusal(refused.reason_code, refused.detail, refused.tag, screen.proposed)
+            proposed = screen.proposed if screen is not None else refused.proposed if isinstance(refused, RefusedPixels) else ()
+            return Refusal(refused.reason_code, refused.detail, refused.tag, proposed)
 
 
 def _most_frequent(refusals: list[tuple[ReceivedInstance, Refusal]]) -> Refusal:

@@ -183,6 +183,18 @@ _HELD: Mapping[str, tuple[str, str]] = {
         "The document is of a kind, or holds something, that cannot be read to its end: only plain text of a PDF can be proved.",
         "Reject it, or send its text again as a plain PDF without names.",
     ),
+    "WORKER_DIED": (
+        "The process that read the image died of it, twice. Nothing else was harmed, and the original is kept.",
+        "Look at the image with your own viewer: it is broken, or made to break programs. Send it again mended, or reject it.",
+    ),
+    "WORKER_LATE": (
+        "Reading the image took longer than any image may take.",
+        "Try again when the gateway is less busy. If it happens again, treat the image as broken: reject it or send it again mended.",
+    ),
+    "WORKER_LIMIT": (
+        "Reading the image takes more memory than an image of its size may take.",
+        "Look at the image with your own viewer: what it holds may be far larger than what was sent. Send it again mended, or reject it.",
+    ),
     "PROCESSING_FAILED": (
         "The study could not be processed, for a reason of the gateway's own. Nothing of it is lost.",
         "Ask the operator to look at the log, then try again.",

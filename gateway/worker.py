@@ -6,31 +6,30 @@ Any number of workers may run: each act is guarded by rows and workflow names, s
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-import pydicom
 import structlog
 from sqlmodel import col, exists, select
 
 from compliance.audit_checkpoint import keep_checkpoint
-from compliance.burned_in import PixelScreening
+from compliance.deid_child import DeidChildren
 from compliance.device_masks import Box, DeviceMask
 from compliance.hospital import Hospital
-from compliance.pixel_child import PixelChild
+from compliance.identified import DeidentifiedDataset, IdentifiedDataset, Pseudonymity
 from compliance.quarantine import hold
 from compliance.reminders import remind
 from compliance.study import Study, StudyStatus
-from crypto.errors import Conflict, IntegrityFailure, ReadgateError
+from crypto.errors import Conflict, IntegrityFailure, ReadgateError, RefusedContent
 from gateway.application import Application, jobs_url
 from gateway.archive_ahead import ArchiveAhead
 from gateway.commitment_queue import deliver_commitments, network_sender
 from gateway.delivery_senders import senders_of
 from gateway.jobs import PUT_OFF, JobRunner, ProcessStopping, StudyJob
 from gateway.order_joining import join_late_orders
-from gateway.pixel_screening import PixelScreener
-from gateway.processing import ACTOR, archive_originals, deidentify_study, route_study
+from gateway.pixel_screening import ConfinedDeidentifier, PixelScreener
+from gateway.processing import ACTOR, DEIDENTIFIED_AT_ONCE, archive_originals, deidentify_study, route_study
 from gateway.received import ReceivedState, ReceivedStudy, locked_received_study, unarchived_segments
 from gateway.received_usage import recount
 from gateway.register_changes import follow_registers
@@ -55,30 +54,30 @@ STRANDED_SECONDS = 5.0
 RECLAIM_SECONDS = 300.0
 
 
-class StoppableScreener:
-    """Pixel screening that does not take the death of its child at shutdown for a verdict on the instance."""
+class StoppableDeidentifier:
+    """De-identification that does not take the death of its children at shutdown for a verdict on the instance."""
 
-    def __init__(self, child: PixelChild, stopping: threading.Event) -> None:
-        self._child, self._stopping = child, stopping
+    def __init__(self, children: DeidChildren, stopping: threading.Event) -> None:
+        self._children, self._stopping = children, stopping
 
-    def screen(
-        self,
-        dataset: pydicom.Dataset,
-        identity: Sequence[str],
-        *,
-        masks: Iterable[DeviceMask] | None = None,
-        reviewed: Sequence[Box] | None = None,
-    ) -> PixelScreening:
-        screening = self._child.screen(dataset, identity, masks=masks, reviewed=reviewed)
+    def deidentify(
+        self, source: IdentifiedDataset, under: Pseudonymity, *, masks: Sequence[DeviceMask], reviewed: Sequence[Box] | None
+    ) -> DeidentifiedDataset:
+        try:
+            made = self._children.deidentify(source, under, masks=masks, reviewed=reviewed)
+        except RefusedContent:
+            if self._stopping.is_set():
+                raise ProcessStopping from None
+            raise
         if self._stopping.is_set():
             raise ProcessStopping
-        return screening
+        return made
 
 
 class Work:
     """The study jobs over one application (gateway/jobs.py StudyWork)."""
 
-    def __init__(self, app: Application, screener: PixelScreener, attempts: StudyAttempts) -> None:
+    def __init__(self, app: Application, screener: PixelScreener | ConfinedDeidentifier, attempts: StudyAttempts) -> None:
         self._app, self._screener, self._attempts = app, screener, attempts
 
     def archive(self, received_study_pk: int) -> int:
@@ -136,11 +135,10 @@ class Worker:
 
     def __init__(self, app: Application, index: SpoolIndex) -> None:
         self._app, self._index = app, index
-        self._screener = PixelChild()
+        self._children = DeidChildren(DEIDENTIFIED_AT_ONCE)
         self._attempts = StudyAttempts(app.database)
-        self._runner = JobRunner(
-            jobs_url(app.data, app.settings), app.settings.jobs, Work(app, StoppableScreener(self._screener, app.stopping), self._attempts)
-        )
+        work = Work(app, StoppableDeidentifier(self._children, app.stopping), self._attempts)
+        self._runner = JobRunner(jobs_url(app.data, app.settings), app.settings.jobs, work)
         #: Of studies that wait to be processed, and of deliveries that are due: what the runner was told already.
         self._queued_studies: set[StudyJob] = set()
         self._queued_deliveries: set[tuple[int, int, str]] = set()
@@ -186,7 +184,7 @@ class Worker:
         if self._thread.ident is not None:
             self._thread.join(timeout=30)
         # The child first: a workflow waits for its answer.
-        self._screener.close()
+        self._children.close()
         self._runner.stop()
         self._attempts.stop()
 
