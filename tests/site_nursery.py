@@ -84,8 +84,12 @@ class SiteNursery:
     def close(self) -> None:
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.close()
-        self._process.wait(20)
-        self._process.stdout.close()
+        try:
+            self._process.wait(20)
+        finally:
+            self._process.kill()
+            self._process.wait(20)
+            self._process.stdout.close()
 
 
 def _serve() -> None:
