@@ -6,6 +6,7 @@ As a program, `python -m tests.site_nursery`: forks one site for each line of op
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -101,21 +102,25 @@ def _serve() -> None:
     assert threading.active_count() == 1 and len(os.listdir("/proc/self/task")) == 1, "a process with threads cannot fork"
     # Nobody waits for the sites.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    nursery = os.getpid()
     for line in sys.stdin.buffer:
         process_id = os.fork()
         if process_id == 0:
-            _become_site(json.loads(line))
+            _become_site(json.loads(line), nursery)
         sys.stdout.write(f"{process_id}\n")
         sys.stdout.flush()
 
 
-def _become_site(order: dict[str, Any]) -> None:
+def _become_site(order: dict[str, Any], nursery: int) -> None:
     """Does not return."""
     from tests.site_process import run_site
 
     code = 1
     try:
         os.setsid()
+        # PR_SET_PDEATHSIG: a nursery that is gone, as after a test run that was killed, leaves no site behind.
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+        assert os.getppid() == nursery, "the nursery was gone before"
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)
