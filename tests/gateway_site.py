@@ -291,7 +291,9 @@ _CHEAP = PasswordHasher(time_cost=1, memory_cost=64, parallelism=1)
 
 
 def _settings() -> Settings:
-    return Settings.model_validate({"law": {"demo_confirmations": True}, "dicom": {"tls_port": 0, "blank_segments": 0}, "http": {"port": 0}})
+    return Settings.model_validate(
+        {"law": {"demo_confirmations": True}, "dicom": {"tls_port": 0, "blank_segments": 0}, "http": {"port": 0}}
+    )
 
 
 def _template(has_study: bool) -> Path:
