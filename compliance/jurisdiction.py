@@ -32,12 +32,10 @@ COUNTRIES = _words(
 #: ISO 3166-2:US (states and the district), :CA and :AU; the law packs ask below the country only in these and in the UAE.
 SUBDIVISIONS: Mapping[str, frozenset[str]] = {
     "US": _words(
-    """AL AK AZ AR CA CO CT DE DC FL GA HI ID IL IN IA KS KY LA ME MD MA MI MN MS MO MT NE NV NH NJ NM NY NC ND OH OK OR PA RI SC SD
+        """AL AK AZ AR CA CO CT DE DC FL GA HI ID IL IN IA KS KY LA ME MD MA MI MN MS MO MT NE NV NH NJ NM NY NC ND OH OK OR PA RI SC SD
     TN TX UT VT VA WA WV WI WY AS GU MP PR VI"""
-),
-    "CA": _words(
-    """AB BC MB NB NL NS NT NU ON PE QC SK YT"""
-),
+    ),
+    "CA": _words("""AB BC MB NB NL NS NT NU ON PE QC SK YT"""),
     "AU": _words("ACT NSW NT QLD SA TAS VIC WA"),
     "AE": _words("AJ AZ DU FU RK SH UQ"),
 }

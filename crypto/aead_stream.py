@@ -170,9 +170,7 @@ def open_(key: bytes, sealed: Part, context: ObjectContext) -> bytes:
     return payload.getvalue()
 
 
-def open_range(
-    key: bytes, read: Callable[[int, int], bytes], sealed_length: int, context: ObjectContext, start: int, length: int
-) -> bytes:
+def open_range(key: bytes, read: Callable[[int, int], bytes], sealed_length: int, context: ObjectContext, start: int, length: int) -> bytes:
     """`length` bytes of the payload from `start`, by reading the header and only the chunks that hold them.
 
     `read(offset, length)` returns bytes of the sealed form. A range beyond the end is shortened, like a slice.

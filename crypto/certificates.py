@@ -64,9 +64,7 @@ def create_ca(common_name: str, *, now: datetime | None = None) -> KeyAndCertifi
     return _pems(key, builder.sign(key, hashes.SHA256()))
 
 
-def issue_server(
-    ca: KeyAndCertificate, dns: Sequence[str], ips: Sequence[str] = (), *, now: datetime | None = None
-) -> KeyAndCertificate:
+def issue_server(ca: KeyAndCertificate, dns: Sequence[str], ips: Sequence[str] = (), *, now: datetime | None = None) -> KeyAndCertificate:
     """A TLS certificate for these names and addresses; also good as a client's, since a DICOM node calls and is called.
 
     Raises:
@@ -168,9 +166,7 @@ def _issue(
     builder = builder.add_extension(usage, critical=True)
     builder = builder.add_extension(x509.ExtendedKeyUsage(extended), critical=False)
     issuer_identifier = authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    builder = builder.add_extension(
-        x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer_identifier), critical=False
-    )
+    builder = builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer_identifier), critical=False)
     if names:
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
     return _pems(key, builder.sign(authority_key, hashes.SHA256()))

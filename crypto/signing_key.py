@@ -101,9 +101,7 @@ def _unwrap(wrapped: bytes, passphrase: str) -> ec.EllipticCurvePrivateKey:
     ):
         raise IntegrityFailure("not a wrapped reader key")
     try:
-        der = AESGCM(_stretch(passphrase, salt, passes, memory_kib, lanes)).decrypt(
-            nonce, wrapped[_HEADER.size :], wrapped[: _HEADER.size]
-        )
+        der = AESGCM(_stretch(passphrase, salt, passes, memory_kib, lanes)).decrypt(nonce, wrapped[_HEADER.size :], wrapped[: _HEADER.size])
     except InvalidTag:
         raise NotAllowed("wrong-passphrase") from None
     private_key = serialization.load_der_private_key(der, password=None)

@@ -116,9 +116,7 @@ def test_witness_cosigns_and_says_when() -> None:
     backdated = base64.b64decode(cosigned.split(" ")[-1])
     forged = backdated[:4] + (0).to_bytes(8, "big") + backdated[12:]
     with pytest.raises(IntegrityFailure):
-        verify_cosignature(
-            NOTE + f"— witness.example/one {base64.b64encode(forged).decode()}\n", "witness.example/one", witness.public_key
-        )
+        verify_cosignature(NOTE + f"— witness.example/one {base64.b64encode(forged).decode()}\n", "witness.example/one", witness.public_key)
 
 
 MALFORMED = {

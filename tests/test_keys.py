@@ -173,9 +173,7 @@ def test_processes_that_race_for_a_secret_agree(tmp_path: Path) -> None:
         "print(secrets, keys.open_segment_key('h1', 's', keys.wrap_segment_key('h1', 's')[1]) != b'')"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "keys")]
-    processes = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=REPOSITORY, text=True) for _ in range(4)
-    ]
+    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=REPOSITORY, text=True) for _ in range(4)]
     answers = [process.communicate("", timeout=60)[0] for process in processes]
     assert len(set(answers)) == 1
     assert answers[0].endswith("True\n")
