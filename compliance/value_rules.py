@@ -29,6 +29,13 @@ _ENUMERATED = {
         "TEXT NUM CODE CONTAINER DATETIME DATE TIME UIDREF PNAME COMPOSITE IMAGE WAVEFORM SCOORD SCOORD3D TCOORD".split()
     ),
     0x0040A010: frozenset({"CONTAINS", "HAS OBS CONTEXT", "HAS ACQ CONTEXT", "HAS CONCEPT MOD", "HAS PROPERTIES", "INFERRED FROM"}),
+    # Lossy Image Compression, Burned In Annotation, laterality: one letter or number of the table, whatever the patient is called.
+    0x00282110: frozenset({"00", "01"}),
+    0x00280301: frozenset({"YES", "NO"}),
+    0x00200060: frozenset("LR"),
+    0x00200062: frozenset("LRUB"),
+    0x00209072: frozenset("LRUB"),
+    0x00280004: frozenset("MONOCHROME1,MONOCHROME2,PALETTE COLOR,RGB,YBR_FULL,YBR_FULL_422,YBR_PARTIAL_420,YBR_ICT,YBR_RCT,XYB".split(",")),
 }
 
 

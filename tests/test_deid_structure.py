@@ -72,6 +72,14 @@ def test_value_type_stays_whoever_is_called_so() -> None:
     assert output_of(dataset).ContentSequence[0].ValueType == "TEXT"
 
 
+def test_letters_and_numbers_of_an_enumeration_stay_though_the_study_is_numbered_so() -> None:
+    dataset = bare_instance()
+    dataset.AccessionNumber, dataset.PatientName, dataset.StudyID = "0000000001", "L^R", "01"
+    dataset.LossyImageCompression, dataset.Laterality, dataset.BurnedInAnnotation = "01", "L", "NO"
+    out = output_of(dataset)
+    assert (out.LossyImageCompression, out.Laterality, out.BurnedInAnnotation) == ("01", "L", "NO")
+
+
 def test_dummy_annotation_keeps_channels_and_range() -> None:
     dataset, note = bare_instance(), Dataset()
     note.ReferencedWaveformChannels, note.TemporalRangeType, note.UnformattedTextValue = [1, 0], "POINT", "Zorvathine"
