@@ -12,7 +12,8 @@ or `Organization/<employer>`. Our own elements have names below `urn:readgate:co
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -41,6 +42,7 @@ _ACTIONS = frozenset({"collect", "access", "use", "disclose", "correct"})
 #: Who receives: the roles an actor may have here.
 _ROLES = frozenset({"PRCP", "IRCP"})
 _NESTING_MAX = 8
+_MEMBER = re.compile(r"_?[a-z][A-Za-z_]{1,39}")
 _PLAIN = frozenset({"resourceType", "id", "language", "text", "identifier", "performer", "policy", "sourceReference"})
 
 
@@ -351,6 +353,10 @@ def _object(value: Any, path: str) -> Mapping[str, Any]:
 
 
 def _only(node: Mapping[str, Any], path: str, known: set[str] | frozenset[str]) -> None:
-    unknown = sorted(str(name)[:40] for name in set(node) - known)
-    if unknown:
-        raise BadInput(f"{path}.{unknown[0]}: not understood, so the whole consent is refused")
+    if set(node) - known:
+        raise BadInput(f"{path}.{told_name(set(node) - known)}: not understood, so the whole consent is refused")
+
+
+def told_name(unknown: Set[str]) -> str:
+    """One of the members that are not understood; what does not look like the name of a member is not repeated, for it may be anything."""
+    return next((name for name in sorted(unknown) if _MEMBER.fullmatch(name)), "[a member]")

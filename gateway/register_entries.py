@@ -5,6 +5,7 @@ Nothing here takes effect on open claims by itself: pages and programs call regi
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 
 from sqlmodel import Session
@@ -21,6 +22,12 @@ from crypto.keys import KeyStore
 from gateway.application import Application
 from gateway.credential_rules import require_consistent, require_readable, same_subject
 from gateway.register_note import note, seal_reason
+
+#: It stands in addresses and commands.
+_EVIDENCE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
+_SHA256 = re.compile(r"(sha256:)?[0-9a-fA-F]{64}")
+#: An entry of the log names them all.
+_PARTIES_MAX = 50
 
 
 def add_credential(app: Application, actor: str, credential: Credential) -> int:
@@ -106,6 +113,12 @@ def file_evidence(
     session: Session, keys: KeyStore, actor: str, evidence: Evidence, *, document: bytes | None = None, now: datetime
 ) -> None:
     """`add_evidence` within the caller's transaction."""
+    if not _EVIDENCE_ID.fullmatch(evidence.evidence_id):
+        raise BadInput("id: letters, digits and . _ : - , at most 64, beginning with a letter or digit")
+    if len(evidence.parties) > _PARTIES_MAX or len(set(evidence.parties)) != len(evidence.parties):
+        raise BadInput(f"parties: each once, at most {_PARTIES_MAX}")
+    if evidence.document_digest is not None and not _SHA256.fullmatch(str(evidence.document_digest)):
+        raise BadInput("sha256: 64 hexadecimal digits")
     read = read_facts({"evidence": [evidence_facts(evidence)]})
     if any(one.gaps for papers in read.evidence.values() for one in papers):
         raise BadInput("evidence needs a type, parties, times, and who verified it")

@@ -13,7 +13,7 @@ from typing import Any
 from sqlmodel import Session, col, select
 
 from compliance import audit
-from compliance.consent_fhir import ConsentStatement, actors_of, read_consent, write_consent
+from compliance.consent_fhir import ConsentStatement, actors_of, read_consent, told_name, write_consent
 from compliance.credential import Consent, Credential, Employer, Evidence, Reader, newest_consent
 from compliance.crosswalk import PatientLink
 from compliance.facts import credential_facts, evidence_facts
@@ -268,9 +268,8 @@ def _evidence(app: Application, where: str, item: Mapping[str, Any]) -> Evidence
 
 
 def _only(where: str, item: Mapping[str, Any], known: set[str]) -> None:
-    unknown = sorted(str(name)[:40] for name in set(item) - known)
-    if unknown:
-        raise BadInput(f"{where}.{unknown[0]}: not understood")
+    if set(item) - known:
+        raise BadInput(f"{where}.{told_name(set(item) - known)}: not understood")
 
 
 def _instant(where: str, item: Mapping[str, Any], name: str) -> datetime:
@@ -280,4 +279,7 @@ def _instant(where: str, item: Mapping[str, Any], name: str) -> datetime:
         raise BadInput(f"{where}.{name}: is no instant") from None
     if at.tzinfo is None:
         raise BadInput(f"{where}.{name}: has no time zone")
-    return at.astimezone(UTC)
+    try:
+        return at.astimezone(UTC)
+    except OverflowError:
+        raise BadInput(f"{where}.{name}: is no instant") from None

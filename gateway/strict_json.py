@@ -23,7 +23,13 @@ def read_json(content: bytes | str) -> Any:
         raise BadInput(f"the document is larger than {DOCUMENT_BYTES_MAX} bytes")
     try:
         text = content.decode("utf-8") if isinstance(content, bytes) else content
-        return json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
+        value = json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
+        # An escape may say half a character, which no row can hold, or NUL, which PostgreSQL refuses.
+        if "\\u0000" in json.dumps(value, ensure_ascii=False).encode("utf-8").decode():
+            raise BadInput("the document holds a NUL")
+        return value
+    except UnicodeEncodeError:
+        raise BadInput("the document holds half a character") from None
     except UnicodeDecodeError:
         raise BadInput("the document is not UTF-8") from None
     except json.JSONDecodeError as error:

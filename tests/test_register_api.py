@@ -11,9 +11,10 @@ import pytest
 from sqlmodel import col, select
 
 from compliance import audit
-from compliance.credential import Consent, Credential, standing_credentials
+from compliance.credential import Consent, Credential, Evidence, standing_credentials
 from compliance.evidence_document import open_document
 from crypto.errors import BadInput
+from gateway.register_exchange import evidence_types
 from gateway.register_token import SCOPES, create_register_token, revoke_register_token
 from tests.gateway_site import GatewaySite, gateway_site
 from tests.test_consent_fhir import actor, resource, said_at
@@ -241,8 +242,11 @@ def test_withdrawn_evidence_ends_the_claim(site: GatewaySite) -> None:
         (b'{"name": "Erika Mustermann",', "not JSON: line 1"),
         (b"\xff\xfe", "not UTF-8"),
         (b"[]", "Consent: is missing or no object"),
+        (b'{"resourceType": "\\ud800"}', "half a character"),
+        (b'{"resourceType": "a\\u0000"}', "NUL"),
+        (b'{"resourceType": "Consent", "Mustermann Jan 1950": 1}', "[a member]: not understood"),
     ],
-    ids=["twice", "deep", "nan", "cut", "encoding", "list"],
+    ids=["twice", "deep", "nan", "cut", "encoding", "list", "surrogate", "nul", "name"],
 )
 def test_document_that_two_readers_could_understand_differently_is_refused(site: GatewaySite, body: bytes, words: str) -> None:
     _, headers = token(site, "consents:write", hospital_id="h1")
@@ -251,6 +255,36 @@ def test_document_that_two_readers_could_understand_differently_is_refused(site:
     with site.app.database.reading() as session:
         entry = session.exec(select(audit.AuditEntry).where(audit.AuditEntry.event_type == audit.EventType.REFUSED)).one()
     assert entry.detail == {"act": "POST /api/v1/consents", "refused": "BadInput"}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"id": "e/../4"}, "id: letters"),
+        ({"id": "x" * 200}, "id: letters"),
+        ({"parties": ["h1"] * 6000}, "parties: each once"),
+        ({"sha256": "zz" * 50_000}, "sha256: 64"),
+        ({"issued": "0001-01-01T00:00:00+10:00"}, "issued: is no instant"),
+        ({"Mustermann Jan 1950": 1}, "[a member]: not understood"),
+    ],
+    ids=["path", "long", "parties", "digest", "instant", "name"],
+)
+def test_evidence_that_no_row_should_hold_is_refused(site: GatewaySite, change: dict[str, Any], words: str) -> None:
+    _, headers = token(site, *DEPLOYMENT)
+    paper = {
+        "id": "e1",
+        "type": evidence_types(site.app.law)[0],
+        "parties": ["h1"],
+        "issued": "2026-01-01T00:00:00+00:00",
+        "expires": "2027-01-01T00:00:00+00:00",
+        "verified_by": "po",
+        "sha256": None,
+    }
+    document = {"format": "readgate-evidence-1", "evidence": [{**paper, **change}]}
+    refused = site.anonymous().post("/api/v1/evidence", json=document, headers=headers)
+    assert refused.status_code == 400 and words in refused.json()["detail"] and "Mustermann" not in refused.text
+    with site.app.database.reading() as session:
+        assert session.get(Evidence, "e1") is None
 
 
 def test_suspension_takes_the_renewal_with_it(site: GatewaySite) -> None:
