@@ -4,7 +4,8 @@ Checks on one output payload (Explicit VR Little Endian, defined lengths)
   0. it parses to its last byte, tags ascend, no forbidden group, no private element off the safe list;
   1. every element obeys Table E.1-1: removed ones are absent, emptied ones empty, UIDs registered or pseudonymous, no original day;
   2. no word of an identity stands in any text, accents and case aside;
-  3. no identifying value stands anywhere in the bytes, pixel data included: every character set, UTF-16, Base64.
+  3. no identifying value stands anywhere in the bytes, pixel data included: every character set, UTF-16, Base64; compressed frames hold
+     neither comments nor application segments nor bytes behind their end.
 A failure names the element and the check, never the value.
 
 What was found good stays good for exactly the same bytes of an element under the same identity, and nothing is remembered of an output that
@@ -22,6 +23,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from compliance.byte_needles import NeedleSet, needles_of
+from compliance.codestream_scan import holds_more_than_pictures
 from compliance.dataset_bytes import dictionary_entry
 from compliance.deid_profile import Option
 from compliance.identified import Pseudonymity
@@ -196,6 +198,8 @@ class ResidualScan:
             start = fresh[len(head)].value
             for _ in self._needles.pixel_hits(payload, start):
                 raise RefusedContent("RESIDUAL_IDENTITY", "an identifying value is left in the bytes", tag=_PIXEL_TAG)
+            if holds_more_than_pictures(payload, start):
+                raise RefusedContent("RESIDUAL_IDENTITY", "more than pictures is left in compressed frames", tag=_PIXEL_TAG)
         return set() if self._profile.has(Option.RETAIN_UIDS) else self._uids_left(head, joined)
 
     def _uids_left(self, head: list[_Read], joined: bytes) -> set[int]:

@@ -1,9 +1,10 @@
-"""Pixel data on the way out: uncompressed frames become lossless HTJ2K, compressed ones pass bit for bit, and each frame gets its place.
+"""Pixel data on the way out: uncompressed frames become lossless HTJ2K, compressed ones stay as they are, and each frame gets its place.
 
 Steps
   0. sizes are worked out in integers and checked before any codec or array sees a byte;
   1. native frames of 8 or 16 bits are encoded one by one, decoded again and compared; any difference keeps the frame native;
-  2. encapsulated frames are re-laid one fragment per frame (PS3.5 A.4), their bitstreams untouched;
+  2. encapsulated frames are re-laid one fragment per frame (PS3.5 A.4), their coded pixels untouched: comments, application segments and
+     what stands behind an image are cut out of them (`codestreams`), and video, of which that cannot be told, is refused;
   3. what neither fits (1 bit, 32 bits, float, chroma subsampled) stays native.
 """
 
@@ -17,11 +18,12 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
+from compliance.codestreams import bare
 from compliance.dataset_bytes import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, Element, fragments
 from crypto.errors import RefusedContent
 
 HTJ2K_LOSSLESS = "1.2.840.10008.1.2.4.201"
-#: One stream over all frames: PS3.5 8.2.5 to 8.2.8, 8.2.11.
+#: One stream over all frames: PS3.5 8.2.5 to 8.2.8, 8.2.11. Text travels in user data and SEI messages of any of its units.
 _VIDEO = tuple(f"1.2.840.10008.1.2.4.{number}" for number in range(100, 109))
 #: Decoded bytes of one frame and of one instance that a reader's and our own memory can take.
 FRAME_BYTES_MAX = 1 << 30
@@ -152,9 +154,10 @@ def _compressed(native: memoryview, shape: PixelDescription) -> WrittenPixels | 
 def _lossless(frame: NDArray[np.generic]) -> bytes | None:
     """The frame as HTJ2K, decoded again and compared; None where the codec does not give it back exactly."""
     try:
-        stream = bytes(imagecodecs.htj2k_encode(frame, reversible=True))
+        # Without the name and version that the encoder leaves in a comment.
+        stream = bare(bytes(imagecodecs.htj2k_encode(frame, reversible=True)), HTJ2K_LOSSLESS, 0, 0)
         again = imagecodecs.htj2k_decode(stream)
-    except (RuntimeError, ValueError, TypeError):
+    except (RuntimeError, ValueError, TypeError, RefusedContent):
         return None
     return stream if again.dtype == frame.dtype and np.array_equal(again, frame) else None
 
@@ -187,12 +190,13 @@ def _encapsulated(buf: bytes, value: int, end: int, transfer_syntax_uid: str, sh
     if not stored:
         raise RefusedContent("TRUNCATED_PIXELS", "no fragment", tag=_PIXEL_TAG)
     if transfer_syntax_uid.startswith(_VIDEO):
-        groups = [list(stored)]
-    else:
-        groups = _frames_of(buf, table, stored, shape.frames)
+        raise RefusedContent("PIXEL_SYNTAX_REFUSED", "what a video holds beside pixels cannot be told", tag=_PIXEL_TAG)
+    groups = _frames_of(buf, table, stored, shape.frames)
     streams = [b"".join(buf[start:stop] for start, stop in group) for group in groups]
     if any(len(stream) < 2 for stream in streams):
         raise RefusedContent("TRUNCATED_PIXELS", "a frame without bytes", tag=_PIXEL_TAG)
+    plane_bytes, planes = shape.rows * shape.columns, shape.samples * (shape.bits_allocated // 8)
+    streams = [bare(stream, transfer_syntax_uid, plane_bytes, planes) for stream in streams]
     pieces, places = encapsulate(streams)
     return WrittenPixels(pieces, "OB", transfer_syntax_uid, tuple(places))
 
