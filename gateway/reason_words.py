@@ -172,15 +172,15 @@ _HELD: Mapping[str, tuple[str, str]] = {
         "The reasons stand with the decision in the log. Ask the privacy officer; once what is missing is on file, try again.",
     ),
     "ENCAPSULATED_IMAGES": (
-        "The PDF holds images, and nothing here can tell whether they show a name.",
-        "Look at the document with your own viewer. Send it again without images, or reject it and send its findings another way.",
+        "The PDF holds images or drawings, which do not travel: nothing here can tell whether they show a name, or a finding.",
+        "Look at the document with your own viewer. Send it again as text alone, or reject it and send its findings another way.",
     ),
     "ENCAPSULATED_IDENTITY": (
-        "The text of the PDF names the patient, staff, or somebody else. A document is never rewritten.",
+        "The text of the PDF names the patient, staff, or somebody else, visibly or not. Its words are never changed.",
         "Send it again without names, or reject it: the images of the study do not wait for it.",
     ),
     "ENCAPSULATED_DOCUMENT": (
-        "The document is of a kind, or holds something, that cannot be read to its end: only plain text of a PDF can be proved.",
+        "The document is of a kind, or holds something, that cannot be read to its end: only plain, upright text of a PDF can be proved.",
         "Reject it, or send its text again as a plain PDF without names.",
     ),
     "WORKER_DIED": (
