@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from compliance.denormal_numbers import denormals_are_zero
 from compliance.device_masks import Box
 from compliance.text_windows import tiles
 
@@ -111,7 +112,12 @@ class RapidTextDetector:
         settled: Sequence[Box] = (),
         divide: bool = False,
     ) -> list[DetectedText]:
-        enlargement = CLOSE_ENLARGEMENT if closely else ENLARGEMENT
+        with denormals_are_zero():
+            return self._read(picture, CLOSE_ENLARGEMENT if closely else ENLARGEMENT, windows, settled, divide)
+
+    def _read(
+        self, picture: Picture, enlargement: float, windows: Sequence[Box] | None, settled: Sequence[Box], divide: bool
+    ) -> list[DetectedText]:
         found: list[DetectedText] = []
         for x, y, right, bottom in [(0, 0, picture.shape[1], picture.shape[0])] if windows is None else windows:
             window = picture[y:bottom, x:right]
@@ -173,8 +179,8 @@ class RapidTextDetector:
 def _session(models: Path, name: str, threads: int) -> Any:
     """The network as onnxruntime runs it three times as fast as by default.
 
-    Numbers in the detector underflow, and the processor takes a hundred cycles for each of those: they count as zero. The first session of
-    a process decides on that for the thread that opens it, so ours has to be the first, and to be run where it was opened.
+    Numbers in the detector underflow, and the processor takes a hundred cycles for each of those: they count as zero. The option tells it
+    to the threads of the session; the first one of a process would leave it on for the thread that opens it, which `read` sees to itself.
     """
     runtime: Any = importlib.import_module("onnxruntime")
     path = next(iter(sorted(models.glob(name))), None)
@@ -185,7 +191,8 @@ def _session(models: Path, name: str, threads: int) -> Any:
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
     providers = [("CPUExecutionProvider", {"arena_extend_strategy": "kSameAsRequested"})]
-    return runtime.InferenceSession(str(path), sess_options=options, providers=providers)
+    with denormals_are_zero(False):
+        return runtime.InferenceSession(str(path), sess_options=options, providers=providers)
 
 
 def _content(tile: Picture) -> tuple[int, int, int, int]:

@@ -112,7 +112,7 @@ def test_without_the_viewer_a_page_says_how_to_get_it() -> None:
     client = TestClient(page_application(Script(), None))
     answer = client.get("/ohif/viewer?StudyInstanceUIDs=1.2.3")
     assert answer.status_code == 503
-    assert "readgate[viewer]" in answer.text and "READGATE_VIEWER_DIR" in answer.text
+    assert "make viewer" in answer.text and "READGATE_VIEWER_DIR" in answer.text
     assert "frame-ancestors 'self'" in answer.headers["content-security-policy"]
     assert client.get("/ohif/app.js").status_code == 404
 
