@@ -13,7 +13,7 @@ import struct
 import time
 from typing import Any
 
-#: A fact sheet of an instance is some 20 kB; a DICOM JSON model of a long report can be megabytes.
+#: What a parent says of a study with many names and numbers; answers are held shorter by whoever waits for them.
 _WORDS_BYTES_MAX = 256 << 20
 _PIPE_BYTES = 1 << 20
 _F_SETPIPE_SZ = 1031
@@ -38,10 +38,12 @@ def send(descriptor: int, words: dict[str, Any], payload: bytes = b"", deadline:
             view = view[os.write(descriptor, view[:_PIPE_BYTES]) :]
 
 
-def receive(descriptor: int, payload_bytes_max: int, deadline: float | None = None) -> tuple[dict[str, Any], bytes]:
-    """The next message. Raises: TimeoutError, EOFError, OSError; ValueError for what is no message."""
+def receive(
+    descriptor: int, payload_bytes_max: int, deadline: float | None = None, words_bytes_max: int = _WORDS_BYTES_MAX
+) -> tuple[dict[str, Any], bytes]:
+    """The next message. Raises: TimeoutError, EOFError, OSError; ValueError or RecursionError for what is no message."""
     (length,) = struct.unpack(">I", _exactly(descriptor, 4, deadline))
-    if length > _WORDS_BYTES_MAX:
+    if length > words_bytes_max:
         raise ValueError("too many words")
     words = json.loads(_exactly(descriptor, length, deadline))
     (size,) = struct.unpack(">Q", _exactly(descriptor, 8, deadline))
@@ -51,13 +53,24 @@ def receive(descriptor: int, payload_bytes_max: int, deadline: float | None = No
 
 
 def _exactly(descriptor: int, count: int, deadline: float | None) -> bytes:
-    parts: list[bytes] = []
-    while count:
-        if deadline is not None and not select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))[0]:
-            raise TimeoutError
-        part = os.read(descriptor, min(count, _PIPE_BYTES))
-        if not part:
-            raise EOFError
-        parts.append(part)
-        count -= len(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    whole = _part(descriptor, min(count, _PIPE_BYTES), deadline) if count else b""
+    if len(whole) == count:
+        return whole
+    # One buffer, whatever the pieces: a writer of single bytes would else cost fifty times what it writes.
+    buffer = bytearray(count)
+    buffer[: len(whole)] = whole
+    view, have = memoryview(buffer), len(whole)
+    while have < count:
+        part = _part(descriptor, min(count - have, _PIPE_BYTES), deadline)
+        view[have : have + len(part)] = part
+        have += len(part)
+    return bytes(buffer)
+
+
+def _part(descriptor: int, count: int, deadline: float | None) -> bytes:
+    if deadline is not None and not select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        raise TimeoutError
+    part = os.read(descriptor, count)
+    if not part:
+        raise EOFError
+    return part

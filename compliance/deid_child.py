@@ -3,39 +3,47 @@
 Invariants
 - A child is given an instance's bytes, the names it leaves under, and what the study says of persons. It gets no key: the pseudonym of a
   UID is told one by one.
-- What a child gives back is data: checked for its form, and scanned once more for the study's identity here, before it becomes a
-  DeidentifiedDataset. A child taken over by a codec's bug can spoil one instance; it cannot make an identity pass in the clear.
+- What a child gives back is bytes: parsed, named and scanned once more for the study's identity here, before they become a
+  DeidentifiedDataset (child_answer.py). Of what it says beside them only words of closed lists and counts are taken over. A child taken
+  over by a codec's bug can spoil one instance; it cannot make an identity pass in the clear.
 - A child that dies or is late leaves its instance refused (WORKER_DIED, WORKER_LATE), the next instance gets a new child, and the parent is
   unharmed. A death is tried once more alone, because another process may have used the memory up.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
-import struct
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
+import structlog
+
 from compliance import child_wire
+from compliance.child_answer import Proposed, contents_of, counts_of, flags_of, proposed_of, refusal_of
+from compliance.confinement import Confinement, environment_of_child
 from compliance.deid_serve import identity_json
 from compliance.device_masks import Box, DeviceMask
-from compliance.identified import _MADE_BY_DEIDENTIFY, DeidentifiedDataset, IdentifiedDataset, InstanceAttributes, Pseudonymity
+from compliance.identified import _MADE_BY_DEIDENTIFY, DeidentifiedDataset, IdentifiedDataset, Pseudonymity
 from compliance.residual_scan import ResidualScan
 from crypto.canonical import keyed_uid
 from crypto.errors import RefusedContent
 
-Proposed = tuple[tuple[int, int, int, int, str], ...]
-_ANSWER_BYTES_MAX = 3 << 30
+log = structlog.get_logger()
+#: An answer's payload is at most so large: a part for lossy frames that were cleaned and are lossless now, and so many times the question.
+_ANSWER_BYTES, _ANSWER_TIMES = 256 << 20, 8
+#: What an answer says beside its payload: 10,000 boxes are 400 kB.
+_WORDS_BYTES_MAX = 1 << 20
 _ASKED_UIDS_MAX = 200_000
 _END_SECONDS = 10.0
-_DEATHS = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError, struct.error)
+_UID = re.compile(r"[0-9.]{1,64}")
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,8 @@ class DeidChild:
         self._under: Pseudonymity | None = None
         self._served = 0
         self._is_over = False
-        self.has_no_network = False
+        #: What holds of the child that was started last, as it said before it saw a stranger's byte.
+        self.confinement = Confinement()
 
     def deidentify(
         self,
@@ -84,8 +93,15 @@ class DeidChild:
             except TimeoutError:
                 self.close()
                 raise RefusedContent("WORKER_LATE", "the process that read it took too long") from None
-            except _DEATHS:
-                # A broken pipe, half an answer, or an answer that is none: whatever it was, that child is not asked again.
+            except RefusedPixels:
+                raise
+            except RefusedContent:
+                # Its own scan let pass what ours does not: it is out of step with us, or not ours any more.
+                self.close()
+                raise
+            except Exception:
+                # A broken pipe, half an answer, an answer that is none, or one that was made to hurt (depth, size): whatever it was, that
+                # child is not asked again.
                 self.close()
                 if is_last:
                     raise RefusedContent("WORKER_DIED", "the process that read it died of it") from None
@@ -139,11 +155,14 @@ class DeidChild:
             "compress": compress,
         }
         child_wire.send(to, question, source.payload, deadline)
+        answer_max = _ANSWER_BYTES + _ANSWER_TIMES * len(source.payload)
         for _ in range(_ASKED_UIDS_MAX):
-            answer, payload = child_wire.receive(answers, _ANSWER_BYTES_MAX, deadline)
+            answer, payload = child_wire.receive(answers, answer_max, deadline, _WORDS_BYTES_MAX)
             if "ask" not in answer:
                 break
             original = _short(answer["ask"])
+            if payload or not _UID.fullmatch(original):
+                raise ValueError("no UID is asked for")
             told[original] = keyed_uid(under.uid_secret, original)
             child_wire.send(to, {"uid": told[original]}, deadline=deadline)
         else:
@@ -152,9 +171,8 @@ class DeidChild:
         if self._served >= self._limits.instances_max:
             self.close()
         if "refused" in answer:
-            reason, detail, tag = answer["refused"]
-            proposed = tuple((int(x0), int(y0), int(x1), int(y1), str(why)) for x0, y0, x1, y1, why in answer["proposed"])
-            raise RefusedPixels(_short(reason), _short(detail), tag=None if tag is None else _short(tag), proposed=proposed)
+            reason, detail, tag = refusal_of(answer["refused"])
+            raise RefusedPixels(reason, detail, tag=tag, proposed=proposed_of(answer["proposed"]))
         return _made(answer["made"], payload, source, own)
 
     def _started(self) -> subprocess.Popen[bytes]:
@@ -163,14 +181,6 @@ class DeidChild:
         self.close()
         if self._is_over:
             raise EOFError
-        root = str(Path(__file__).resolve().parent.parent)
-        environment = {
-            "PATH": os.defpath,
-            "PYTHONPATH": root,
-            "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
         # Standard error is dropped: a codec's warning may quote what it read.
         arguments = [str(self._limits.address_space_bytes), str(self._limits.seconds_per_instance)]
         process = self._process = subprocess.Popen(
@@ -178,15 +188,25 @@ class DeidChild:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=environment,
+            env=environment_of_child(1),
+            cwd="/",
+            umask=0o077,
             close_fds=True,
         )
         assert process.stdin is not None and process.stdout is not None
         os.set_blocking(process.stdin.fileno(), False)
         for pipe in (process.stdin, process.stdout):
             child_wire.widen(pipe.fileno())
-        ready, _ = child_wire.receive(process.stdout.fileno(), 0, time.monotonic() + self._limits.seconds_to_start)
-        self.has_no_network = bool(ready["has_no_network"])
+        ready, _ = child_wire.receive(process.stdout.fileno(), 0, time.monotonic() + self._limits.seconds_to_start, _WORDS_BYTES_MAX)
+        self.confinement = Confinement.from_json(ready["confinement"])
+        is_whole = self.confinement.has_no_network and self.confinement.has_no_files
+        log.log(
+            logging.INFO if is_whole else logging.WARNING,
+            "confined_process_started",
+            kind="deidentification",
+            process_id=process.pid,
+            how=self.confinement.held(),
+        )
         return process
 
 
@@ -241,32 +261,28 @@ def _study_json(under: Pseudonymity) -> dict[str, Any]:
 
 def _made(facts: dict[str, Any], payload: bytes, source: IdentifiedDataset, under: Pseudonymity) -> DeidentifiedDataset:
     """Raises: RefusedContent where the child's work holds identity; ValueError and the like where it is no answer."""
-    frames = tuple((int(offset), int(length)) for offset, length in facts["frame_table"])
-    if any(offset < 0 or length < 0 or offset + length > len(payload) for offset, length in frames):
-        raise ValueError("frames outside the payload")
+    # First by the parser that bounds depth and number: the scan then meets nothing deeper.
+    contents = contents_of(payload, _short(facts["transfer_syntax_uid"]), source, under)
     scan: ResidualScan = under.memo.get("scan") or ResidualScan(under)
     under.memo["scan"] = scan
     scan.check(payload)
-    own = keyed_uid(under.uid_secret, source.sop_instance_uid)
-    if facts["sop_instance_uid"] not in (own, source.sop_instance_uid):
-        raise ValueError("another instance")
     return DeidentifiedDataset(
         payload=payload,
-        transfer_syntax_uid=_short(facts["transfer_syntax_uid"]),
+        transfer_syntax_uid=contents.transfer_syntax_uid,
         sop_class_uid=source.sop_class_uid,
-        sop_instance_uid=_short(facts["sop_instance_uid"]),
-        study_instance_uid=_short(facts["study_instance_uid"]),
-        series_instance_uid=_short(facts["series_instance_uid"]),
-        frame_table=frames,
-        dicom_json=facts["dicom_json"],
-        attributes=InstanceAttributes(**facts["attributes"]),
-        action_counts={str(action): int(count) for action, count in facts["action_counts"].items()},
-        flags=tuple(_short(flag) for flag in facts["flags"]),
+        sop_instance_uid=contents.sop_instance_uid,
+        study_instance_uid=contents.study_instance_uid,
+        series_instance_uid=contents.series_instance_uid,
+        frame_table=contents.frame_table,
+        dicom_json=contents.dicom_json,
+        attributes=contents.attributes,
+        action_counts=counts_of(facts["action_counts"]),
+        flags=flags_of(facts["flags"], contents),
         made_by=_MADE_BY_DEIDENTIFY,
     )
 
 
 def _short(text: Any) -> str:
-    if not isinstance(text, str) or len(text) > 512:
+    if not isinstance(text, str) or len(text) > 64:
         raise ValueError("not a text of an answer")
     return text

@@ -3,7 +3,7 @@
 Invariants
 - It holds no key: the pseudonym of a UID is asked of the parent, who holds the hospital's secret; nothing is sealed or opened here.
 - It is confined before anything but the standard library is loaded (confinement.py), and takes no more memory for an instance than some
-  multiple of the instance's size.
+  multiple of the instance's size. No key, no data and no other file than code and models can be opened where the kernel has Landlock.
 - What it raises goes back as a reason code, a constant detail and a tag. Its standard error goes nowhere.
 """
 
@@ -133,14 +133,9 @@ class _Server:
             return {"refused": [refused.reason_code, refused.detail, refused.tag], "proposed": screen.proposed}, b""
         except (MemoryError, RecursionError):
             return {"refused": ["WORKER_LIMIT", "it takes more memory than an instance of its size may", None], "proposed": []}, b""
+        # What the bytes say themselves the parent reads for itself.
         facts = {
             "transfer_syntax_uid": made.transfer_syntax_uid,
-            "sop_instance_uid": made.sop_instance_uid,
-            "study_instance_uid": made.study_instance_uid,
-            "series_instance_uid": made.series_instance_uid,
-            "frame_table": made.frame_table,
-            "dicom_json": made.dicom_json,
-            "attributes": dataclasses.asdict(made.attributes),
             "action_counts": dict(made.action_counts),
             "flags": made.flags,
         }
@@ -166,13 +161,13 @@ def identity_of_json(said: dict[str, list[str]]) -> Any:
 
 def main() -> None:
     address_space_bytes, seconds = int(sys.argv[1]), float(sys.argv[2])
-    has_no_network = confine(address_space_bytes)
+    confinement = confine(address_space_bytes)
     # Answers go to a descriptor of their own: a library that prints must not speak in our name.
     source, sink = os.dup(0), os.dup(1)
     os.dup2(2, 1)
     import compliance.deidentify  # noqa: F401 - loaded before the first deadline runs
 
-    child_wire.send(sink, {"ready": True, "has_no_network": has_no_network})
+    child_wire.send(sink, {"ready": True, "confinement": confinement.to_json()})
     _Server(source, sink, seconds).serve()
 
 

@@ -1,8 +1,8 @@
 """Pixel screening in a process of its own, which may die without losing anything.
 
 Invariants
-- The child holds no key, opens no socket and writes no file; its address space, open files and core dumps are limited before the first
-  byte is read.
+- The child holds no key and is confined (confinement.py) before the first byte is read: memory, descriptors, cores, and where the kernel
+  grants it network and files.
 - One child serves many instances, because loading the models costs a second; it is replaced when it dies, takes too long, or has served
   its share.
 - The child is given pixels, overlays and the attributes that masks ask for, not the whole header; of its answer only the elements of the
@@ -18,7 +18,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import resource
 import select
 import struct
 import subprocess
@@ -28,7 +27,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 import imagecodecs
@@ -38,6 +36,7 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset, FileMetaDataset
 
 from compliance.burned_in import PixelScreening, ScreenedBox, screen_pixels
+from compliance.confinement import confine, environment_of_child
 from compliance.device_masks import Box, DeviceMask, criterion_keywords, known_masks, matching_masks, pixel_risk
 from compliance.overlay_planes import overlay_groups
 from compliance.pixel_frames import frames_of, grey_pictures, pixel_shape, put
@@ -106,7 +105,7 @@ class PixelChild:
                 answer, payload = _receive(process.stdout.fileno(), deadline)
                 if answer.get("rendered") and payload[:8] == b"\x89PNG\r\n\x1a\n":
                     return payload
-            except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, TimeoutError):
+            except Exception:  # whatever its answer did to us, that child is not asked again
                 self.close()
         raise RefusedContent("PIXEL_UNDECODABLE", tag="(7FE0,0010)")
 
@@ -144,7 +143,7 @@ class PixelChild:
             return _screening(answer, payload, dataset)
         except TimeoutError:
             reason = "PIXEL_WORKER_LATE"
-        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError):
+        except Exception:
             # A broken pipe, half an answer, or an answer that is none: whatever it was, that child is not asked again.
             reason = "PIXEL_WORKER_DIED"
         self.close()
@@ -154,15 +153,15 @@ class PixelChild:
         if self._process is not None and self._process.poll() is None:
             return self._process
         self.close()
-        root = str(Path(__file__).resolve().parent.parent)
-        environment = {"PATH": os.defpath, "PYTHONPATH": root, "OMP_NUM_THREADS": str(self._limits.threads), "PYTHONDONTWRITEBYTECODE": "1"}
         # Standard error is dropped: a codec's warning may quote what it read.
         self._process = subprocess.Popen(
             [sys.executable, "-m", "compliance.pixel_child", str(self._limits.address_space_bytes), str(self._limits.threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=environment,
+            env=environment_of_child(self._limits.threads),
+            cwd="/",
+            umask=0o077,
             close_fds=True,
         )
         assert self._process.stdout is not None and self._process.stdin is not None
@@ -320,15 +319,9 @@ def _exactly(descriptor: int, count: int, deadline: float | None) -> bytes:
     return bytes(parts)
 
 
-def _confine(address_space_bytes: int) -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (address_space_bytes, address_space_bytes))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-
-
 def main() -> None:
-    _confine(int(sys.argv[1]))
+    # Its libraries are loaded by now; nothing of a stranger's is.
+    confine(int(sys.argv[1]))
     # Answers go to a descriptor of their own: a library that prints must not speak in our name.
     sink = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
