@@ -47,6 +47,8 @@ SURE_SCORE = 0.85
 """Below it a reading on anatomy is looked at again before it holds the instance."""
 LOSSY_TOLERANCE = 6.0
 """Levels by which lossy frames differ where nothing changed."""
+EXTRA_FRAMES_READ_MAX = 32
+"""Frames of a cine, besides the sample, in which something like letters stands that stands in no other: with more it is held."""
 _ROUNDS_MAX = 3
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _PROOF_MARGIN_PIXELS = 80
@@ -162,7 +164,8 @@ def _screened(
     boxes += [ScreenedBox(cut, "reviewed") for cut in _cut((_on_grid(box, grid) for box in reviewed or ()), shape)]
     # 1. and 2. masks first: what they cover is not read
     tolerance = LOSSY_TOLERANCE if grid else 0.0
-    readings, pictures = _readings(looks_of(result, shape), [box.box for box in boxes], identity, detector, tolerance=tolerance)
+    covered = [box.box for box in boxes]
+    readings, pictures = _readings(looks_of(result, shape, covered), covered, identity, detector, tolerance=tolerance)
     held = _decide(readings, [], boxes, dataset, shape)
     if held and reviewed is None:
         return PixelScreening("HOLD", "TEXT_ON_ANATOMY", (*boxes, *held), dataset, risk, pictures, names)
@@ -201,6 +204,7 @@ def _readings(
     readings: list[_Reading] = []
     before: list[Grey] = []
     settled: list[Box] = []
+    extra: set[int | None] = set()
     count = 0
     for look in looks:
         grey = look.grey.copy()
@@ -210,6 +214,10 @@ def _readings(
         before.append(grey)
         if not windows:
             continue
+        if look.is_extra:
+            extra.add(look.frame)
+            if len(extra) > EXTRA_FRAMES_READ_MAX:
+                raise RefusedContent("TEXT_IN_MANY_FRAMES", "more frames with strokes of their own than are read", tag="(7FE0,0010)")
         pictures = pictures_of(look, grey)
         for index, picture in enumerate(pictures):
             count += 1

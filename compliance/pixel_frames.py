@@ -116,8 +116,11 @@ def frames_of(dataset: Dataset, shape: PixelShape, indices: Sequence[int] | None
         yield from _decoded_by_imagecodecs(dataset, shape, indices)
 
 
-def grey_pictures(frame: Frame, dataset: Dataset, shape: PixelShape) -> list[NDArray[np.float32]]:
-    """What an eye could see of the frame, as grey values of full precision: one picture, or two where colour could hide text from one."""
+def grey_pictures(frame: Frame, dataset: Dataset, shape: PixelShape, *, both: bool = False) -> list[NDArray[np.float32]]:
+    """What an eye could see of the frame, as grey values of full precision: one picture, or two where colour could hide text from one.
+
+    With `both`, two of every frame that could have colour: pictures over several frames need the second of each as soon as one has it.
+    """
     if shape.photometric == "PALETTE COLOR" and frame.ndim == 2:
         frame = _coloured(frame, dataset)
     if frame.ndim == 2:
@@ -126,9 +129,10 @@ def grey_pictures(frame: Frame, dataset: Dataset, shape: PixelShape) -> list[NDA
     if is_native(dataset) and shape.photometric.startswith("YBR"):
         # Luminance shows nearly all text; the difference to grey of the two chroma planes shows the rest.
         brightest, darkest = colour[..., 0], np.abs(colour[..., 1] - 128) + np.abs(colour[..., 2] - 128)
-        return [brightest, darkest] if float(darkest.max()) > 40 else [brightest]
+        return [brightest, darkest] if both or float(darkest.max()) > 40 else [brightest]
     brightest, darkest = colour.max(axis=2), colour.min(axis=2)
-    return [brightest, darkest] if float((brightest - darkest).max()) > 40 * float(max(brightest.max(), 1)) / 255 else [brightest]
+    is_coloured = both or float((brightest - darkest).max()) > 40 * float(max(brightest.max(), 1)) / 255
+    return [brightest, darkest] if is_coloured else [brightest]
 
 
 def blanked(dataset: Dataset, shape: PixelShape, boxes: Sequence[Box]) -> Dataset:

@@ -3,7 +3,9 @@
 - A gamma of 0.5 lifts dim text; local contrast lifts text that differs by a grey level or two from its surroundings.
 - The darkest and brightest value of every pixel over all frames is text's own picture: what stands still stays, what moves smears,
   so an overlay that any frame carries outside of the moving part is seen although only a sample of frames is read one by one.
-- Frames whose sharp edges stand where no sampled frame has them are read as well.
+- Frames whose sharp edges stand where no sampled frame has them are read as well, each of their pictures; where there are more of them
+  than are looked at, nothing says that the rest hold no text, and the instance is held.
+- Text of a colour that is as bright as its ground stands in the second grey picture alone: projections and edges are of both.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from compliance.device_masks import Box
 from compliance.pixel_frames import PixelShape, frames_of, grey_pictures
+from crypto.errors import RefusedContent
 
 Grey = NDArray[np.float32]
 Picture = NDArray[np.uint8]
@@ -23,9 +27,10 @@ Picture = NDArray[np.uint8]
 SAMPLED_FRAMES = 3
 FRAMES_READ_ONE_BY_ONE = 4
 """Up to so many frames are all read; of more, a sample and the two projections."""
-FRAMES_WITH_NEW_EDGES_MAX = 4
+FRAMES_WITH_NEW_EDGES_MAX = 256
+"""Of so many frames with edges of their own it is seen whether letters could stand in them; with more the instance is held."""
 _CELL = 16
-_EDGE_LEVELS = 64
+_EDGE_LEVELS = 40
 _NEW_EDGES_PER_CELL = 20
 _STRIP_SHARE = 0.12
 
@@ -38,10 +43,15 @@ class Look:
     frame: int | None
     is_one_of_many: bool = False
     """A further frame of a cine, whose projections are read every way: it is read as it is, for what stands in it alone."""
+    is_extra: bool = False
+    """Not of the sample: its edges stand where no frame before it has any. Readers count those they read."""
 
 
-def looks_of(dataset: Dataset, shape: PixelShape) -> Iterator[Look]:
-    """The pictures that must be read so that all frames count as looked at. Raises: RefusedContent, as frames_of."""
+def looks_of(dataset: Dataset, shape: PixelShape, covered: Sequence[Box] = ()) -> Iterator[Look]:
+    """The pictures that must be read so that all frames count as looked at; edges within `covered` call for none.
+
+    Raises: RefusedContent, as frames_of; TEXT_IN_MANY_FRAMES, at the end, where too many frames have edges of their own.
+    """
     if shape.frames <= FRAMES_READ_ONE_BY_ONE:
         seen: list[Grey] = []
         for index, frame in enumerate(frames_of(dataset, shape)):
@@ -50,7 +60,7 @@ def looks_of(dataset: Dataset, shape: PixelShape) -> Iterator[Look]:
                     seen.append(grey)
                     yield Look(grey, index)
         return
-    yield from _looks_of_many(dataset, shape)
+    yield from _looks_of_many(dataset, shape, covered)
 
 
 def looks_again(dataset: Dataset, shape: PixelShape, frames: Iterable[int | None]) -> Iterator[Look]:
@@ -65,41 +75,51 @@ def looks_again(dataset: Dataset, shape: PixelShape, frames: Iterable[int | None
             yield Look(grey, index, is_one_of_many=index > 0 and shape.frames > FRAMES_READ_ONE_BY_ONE)
 
 
-def _looks_of_many(dataset: Dataset, shape: PixelShape) -> Iterator[Look]:
+def _looks_of_many(dataset: Dataset, shape: PixelShape, covered: Sequence[Box]) -> Iterator[Look]:
     sampled = sorted({round(i * (shape.frames - 1) / (SAMPLED_FRAMES - 1)) for i in range(SAMPLED_FRAMES)})
-    darkest: Grey | None = None
-    brightest: Grey | None = None
+    darkest: list[Grey] = []
+    brightest: list[Grey] = []
     edges: list[NDArray[np.uint16]] = []
+    has_colour = False
     for index, frame in enumerate(frames_of(dataset, shape)):
         greys = grey_pictures(frame, dataset, shape)
-        darkest = greys[0] if darkest is None else np.minimum(darkest, greys[0])
-        brightest = greys[0] if brightest is None else np.maximum(brightest, greys[0])
-        edges.append(_edge_cells(stretched(greys[0])))
+        has_colour = has_colour or len(greys) > 1
+        every = grey_pictures(frame, dataset, shape, both=True)
+        darkest = [np.minimum(*pair) for pair in zip(darkest, every, strict=True)] if darkest else every
+        brightest = [np.maximum(*pair) for pair in zip(brightest, every, strict=True)] if brightest else every
+        # Text of a colour has its edges in the second picture alone. A frame without colour has none there.
+        edges.append(np.stack([_edges_of(grey, covered) if at < len(greys) else _no_edges(grey) for at, grey in enumerate(every)]))
         if index in sampled:
             for grey in greys:
                 yield Look(grey, index, is_one_of_many=index > 0)
-    assert darkest is not None and brightest is not None
-    if np.array_equal(darkest, brightest):
+    pairs = [pair for pair in zip(darkest, brightest, strict=True) if not np.array_equal(*pair)]
+    if not pairs:
         return  # all frames are one
-    yield Look(darkest, None)
-    yield Look(brightest, None)
-    extra = frames_with_new_edges(edges, sampled)
+    for pair in pairs if has_colour else pairs[:1]:
+        yield from (Look(grey, None) for grey in pair)
+    extra, is_all = frames_with_new_edges(edges, sampled)
     for index, frame in zip(extra, frames_of(dataset, shape, extra), strict=True) if extra else ():
-        yield Look(grey_pictures(frame, dataset, shape)[0], index, is_one_of_many=True)
+        for grey in grey_pictures(frame, dataset, shape):
+            yield Look(grey, index, is_one_of_many=True, is_extra=True)
+    if not is_all:
+        raise RefusedContent("TEXT_IN_MANY_FRAMES", "more frames with edges of their own than are read", tag="(7FE0,0010)")
 
 
-def frames_with_new_edges(edges: Sequence[NDArray[np.uint16]], sampled: Sequence[int]) -> list[int]:
-    """Frames that hold sharp edges in cells where no sampled frame does, most of them first, at most FRAMES_WITH_NEW_EDGES_MAX."""
-    known = np.max([edges[index] for index in sampled], axis=0).astype(np.int32)
+def frames_with_new_edges(edges: Sequence[NDArray[np.uint16]], sampled: Sequence[int]) -> tuple[list[int], bool]:
+    """(frames that hold sharp edges in cells where none of the sampled nor of these frames does, whether those are all).
+
+    At most FRAMES_WITH_NEW_EDGES_MAX, those with most such cells first taken.
+    """
+    cells = np.stack(edges).astype(np.int32)
+    known = cells[list(sampled)].max(axis=0)
     chosen: list[int] = []
-    while len(chosen) < FRAMES_WITH_NEW_EDGES_MAX:
-        fresh = [int((cells.astype(np.int32) > known + _NEW_EDGES_PER_CELL).sum()) for cells in edges]
+    while True:
+        fresh = (cells > known + _NEW_EDGES_PER_CELL).reshape(len(edges), -1).sum(axis=1)
         best = int(np.argmax(fresh))
-        if fresh[best] == 0:
-            break
+        if fresh[best] == 0 or len(chosen) == FRAMES_WITH_NEW_EDGES_MAX:
+            return sorted(chosen), bool(fresh[best] == 0)
         chosen.append(best)
-        known = np.maximum(known, edges[best])
-    return sorted(chosen)
+        known = np.maximum(known, cells[best])
 
 
 def pictures_of(look: Look, grey: Grey) -> list[Picture]:
@@ -144,10 +164,18 @@ def _box_mean(grey: NDArray[np.float32], radius: int) -> NDArray[np.float32]:
     return np.asarray(total / (size * size), dtype=np.float32)
 
 
-def _edge_cells(picture: Picture) -> NDArray[np.uint16]:
+def _edges_of(grey: Grey, covered: Sequence[Box]) -> NDArray[np.uint16]:
+    """Sharp edges in each cell of the picture, those within `covered` left out."""
+    picture = stretched(grey)
     sharp = np.abs(np.diff(picture.astype(np.int16), axis=1, prepend=picture[:, :1])) > _EDGE_LEVELS
-    rows, columns = -(-sharp.shape[0] // _CELL) * _CELL, -(-sharp.shape[1] // _CELL) * _CELL
-    whole = np.zeros((rows, columns), bool)
+    for x0, y0, x1, y1 in covered:
+        sharp[y0:y1, x0 : x1 + 1] = False
+    rows, columns = -(-sharp.shape[0] // _CELL), -(-sharp.shape[1] // _CELL)
+    whole = np.zeros((rows * _CELL, columns * _CELL), bool)
     whole[: sharp.shape[0], : sharp.shape[1]] = sharp
-    counts = whole.reshape(rows // _CELL, _CELL, columns // _CELL, _CELL).sum(axis=(1, 3))
+    counts = whole.reshape(rows, _CELL, columns, _CELL).sum(axis=(1, 3))
     return np.asarray(counts, dtype=np.uint16)
+
+
+def _no_edges(grey: Grey) -> NDArray[np.uint16]:
+    return np.zeros((-(-grey.shape[0] // _CELL), -(-grey.shape[1] // _CELL)), np.uint16)

@@ -195,7 +195,9 @@ def _encapsulated(buf: bytes, value: int, end: int, transfer_syntax_uid: str, sh
     streams = [b"".join(buf[start:stop] for start, stop in group) for group in groups]
     if any(len(stream) < 2 for stream in streams):
         raise RefusedContent("TRUNCATED_PIXELS", "a frame without bytes", tag=_PIXEL_TAG)
-    plane_bytes, planes = shape.rows * shape.columns, shape.samples * (shape.bits_allocated // 8)
+    # Eight pixels of one bit share a byte (PS3.5 8.2.2).
+    plane_bytes = shape.rows * shape.columns if shape.bits_allocated > 1 else (shape.rows * shape.columns + 7) // 8
+    planes = shape.samples * max(1, shape.bits_allocated // 8)
     streams = [bare(stream, transfer_syntax_uid, plane_bytes, planes) for stream in streams]
     pieces, places = encapsulate(streams)
     return WrittenPixels(pieces, "OB", transfer_syntax_uid, tuple(places))

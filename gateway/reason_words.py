@@ -183,6 +183,18 @@ _HELD: Mapping[str, tuple[str, str]] = {
         "The document is of a kind, or holds something, that cannot be read to its end: only plain, upright text of a PDF can be proved.",
         "Reject it, or send its text again as a plain PDF without names.",
     ),
+    "PIXEL_SYNTAX_REFUSED": (
+        "The pixels came in a form, such as video, of which nothing here can tell what it holds beside pictures.",
+        "Send them again in another transfer syntax, frame by frame and not as a video, or reject them.",
+    ),
+    "PIXEL_UNDECODABLE": (
+        "The compressed pixels cannot be read to their end, or hold a part that belongs to no picture.",
+        "Look at them with your own viewer. Send them again in another transfer syntax, or reject them.",
+    ),
+    "TEXT_IN_MANY_FRAMES": (
+        "So many frames of a clip hold something like text of their own that not all of them were read.",
+        "Look through the clip, and blank where the text changes from frame to frame; or reject it.",
+    ),
     "WORKER_DIED": (
         "The process that read the image died of it, twice. Nothing else was harmed, and the original is kept.",
         "Look at the image with your own viewer: it is broken, or made to break programs. Send it again mended, or reject it.",
