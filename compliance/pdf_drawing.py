@@ -17,6 +17,8 @@ _STRAIGHT = 0.05
 #: Rules of a table are apart; bars of a code stand close together.
 _CLOSE, _CLOSE_MAX = 4.0, 12
 _PIECES_MAX = 3_000
+#: Bullets of a list are round, small, and apart.
+_BULLET, _BULLETS_APART = 6.0, 9.0
 
 
 @dataclass(slots=True)
@@ -24,6 +26,7 @@ class Drawing:
     """The painted pieces of one page, boxes in points."""
 
     boxes: list[tuple[float, float, float, float, bool]] = field(default_factory=list)
+    bullets: list[Point] = field(default_factory=list)
 
     def paint(self, parts: list[list[Point]], *, is_filled: bool, is_stroked: bool, is_white: bool) -> None:
         """Takes the path's straight parts. Raises: RefusedContent where they are not rules, frames or backgrounds."""
@@ -38,6 +41,19 @@ class Drawing:
                 if len(part) > 5:
                     raise drawn("shapes")
                 self._add(part, True)
+
+    def paint_curved(self, parts: list[list[Point]]) -> None:
+        """Takes a filled path with curves. Raises: RefusedContent unless it is the bullet of a list, apart from others."""
+        points = [point for part in parts for point in part]
+        (left, right), (low, high) = ((min(side), max(side)) for side in zip(*points, strict=True))
+        if len(parts) > 1 or right - left > _BULLET or high - low > _BULLET:
+            raise drawn("curves")
+        if (
+            any(abs(left - x) < _BULLETS_APART and abs(low - y) < _BULLETS_APART for x, y in self.bullets)
+            or len(self.bullets) > _CLOSE_MAX * 4
+        ):
+            raise drawn("marks")
+        self.bullets.append((left, low))
 
     def _add(self, points: list[Point], is_filled: bool) -> None:
         xs, ys = [point[0] for point in points], [point[1] for point in points]

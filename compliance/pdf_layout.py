@@ -12,7 +12,9 @@ from statistics import median
 from compliance.pdf_fonts import refused, writable
 
 #: Gaps in parts of the letter's size: a blank between words; a step to another column.
-_BLANK, _BLANK_WITH_SPACE, _COLUMN = 0.15, 0.05, 1.2
+_BLANK, _BLANK_WITH_SPACE, _COLUMN, _COLUMN_WITH_SPACE = 0.15, 0.05, 0.5, 1.2
+#: Columns of a page in parts of its usual letter: narrower, so that a cell of wide letters does not push the next.
+_STEP = 0.85
 _LINE_COLUMNS_MAX = 1_000
 
 
@@ -53,7 +55,7 @@ def laid_out(glyphs: list[Glyph], width: float, height: float) -> PageText:
     if not shown:
         return PageText(width, height, 0, 10, (), "")
     left = min(glyph.x for glyph in shown)
-    step = max(0.95 * median(glyph.width / len(glyph.text) for glyph in shown), 0.2 * median(glyph.size for glyph in shown), 0.5)
+    step = max(_STEP * median(glyph.width / len(glyph.text) for glyph in shown), 0.2 * median(glyph.size for glyph in shown), 0.5)
     rows: list[list[Glyph]] = []
     for glyph in sorted(glyphs, key=lambda one: (-one.y, one.x)):
         first = rows[-1][0] if rows else None
@@ -82,7 +84,7 @@ def _line(row: list[Glyph], left: float, step: float) -> str:
             text = " " * min(round((glyph.x - left) / step), _LINE_COLUMNS_MAX)
         else:
             gap = (glyph.x - last.x - last.width) / max(glyph.size, 0.1)
-            if gap >= _COLUMN:
+            if gap >= (_COLUMN_WITH_SPACE if after_space else _COLUMN):
                 text += " " * min(max(round((glyph.x - left) / step) - len(text), 2), _LINE_COLUMNS_MAX)
             elif gap > (_BLANK_WITH_SPACE if after_space else _BLANK):
                 text += " "

@@ -175,15 +175,17 @@ class _Reading:
         return self._fonts[id(font)]
 
     def _paint(self, path: _Path, operator: bytes, state: _State) -> None:
-        if path.is_curved and not (state.is_white and operator in _FILL):
-            raise drawn("curves")
+        if path.is_curved:
+            if operator not in _FILL:
+                raise drawn("curves")
+            if not state.is_white:
+                self.drawing.paint_curved(path.parts)
+            return
         if operator in (b"s", b"b", b"b*"):
             for part in path.parts:
                 part.append(part[0])
-        if not path.is_curved:
-            self.drawing.paint(
-                path.parts, is_filled=operator not in (b"S", b"s"), is_stroked=operator not in _FILL, is_white=state.is_white
-            )
+        is_filled, is_stroked = operator not in (b"S", b"s"), operator not in _FILL
+        self.drawing.paint(path.parts, is_filled=is_filled, is_stroked=is_stroked, is_white=state.is_white)
 
     def _show(self, string: Any, state: _State, text: _Text) -> None:
         if not isinstance(string, bytes):
@@ -274,3 +276,4 @@ def _extend(path: _Path, operator: bytes, operands: list[Any], ctm: Matrix) -> N
         path.parts[-1].append(path.parts[-1][0])
     else:
         path.is_curved = True
+        path.parts[-1] += [_placed(x, y, ctm) for x, y in zip(values[::2], values[1::2], strict=True)]

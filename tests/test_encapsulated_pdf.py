@@ -194,6 +194,10 @@ def _block_letters(word: str) -> bytes:
     return b"".join(boxes)
 
 
+def _dot(x: int, y: int) -> bytes:
+    return b" %d %d m %d %d %d %d %d %d c %d %d %d %d %d %d c f" % (x, y, x, y + 3, x + 4, y + 3, x + 4, y, x + 4, y - 3, x, y - 3, x, y)
+
+
 def _font(writer: PdfWriter) -> DictionaryObject:
     found: DictionaryObject = writer.pages[0]["/Resources"]["/Font"]["/F"]  # type: ignore[index]
     return found
@@ -256,6 +260,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "bars of a chart": (lambda: written(BASE + b" 0 0 1 rg 20 20 10 50 re f 40 20 10 30 re f"), "ENCAPSULATED_IMAGES"),
     "a cross in a box": (lambda: written(BASE + b" 20 20 10 10 re S 20 20 m 30 30 l S"), "ENCAPSULATED_IMAGES"),
     "curve": (lambda: written(BASE + b" 20 20 m 30 40 40 10 50 20 c S"), "ENCAPSULATED_IMAGES"),
+    "dots in a row": (lambda: written(BASE + b"".join(_dot(20 + 7 * at, 40) for at in range(6))), "ENCAPSULATED_IMAGES"),
     "glyph names of no standard": (
         lambda: written(b"BT /F 12 Tf 20 100 Td <0102030405060708> Tj ET", _numbered_glyphs),
         "ENCAPSULATED_DOCUMENT",
@@ -363,6 +368,17 @@ def test_columns_pages_and_sizes_stay() -> None:
     lines = re.findall(rb"\((.*vertebra.*)\) Tj", made)
     assert len(lines) == 4 and len({line.index(b"normal") for line in lines}) == 1
     assert len({re.search(rb"\d\.\d", line).start() for line in lines}) == 1  # type: ignore[union-attr]
+
+
+def test_bullets_of_a_list_hold_nothing_up() -> None:
+    made = released(written(BASE + b"".join(_dot(20, 20 + 15 * at) for at in range(4))))
+    assert b"(Normal findings) Tj" in made
+
+
+def test_a_narrow_gap_between_cells_keeps_the_column() -> None:
+    cells = ((20, 100, b"Hip"), (80, 100, b"0.9"), (20, 80, b"Femoral left"), (80, 80, b"1.1"))
+    lines = re.findall(rb"\((.*)\) Tj", released(written(b" ".join(b"BT /F 10 Tf %d %d Td (%s) Tj ET" % cell for cell in cells))))
+    assert len(lines) == 2 and abs(lines[0].index(b"0.9") - lines[1].index(b"1.1")) <= 1
 
 
 def test_a_page_that_lies_on_its_side_is_written_upright() -> None:
