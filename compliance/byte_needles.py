@@ -9,8 +9,6 @@ because shorter ones turn up in compressed data by chance.
 from __future__ import annotations
 
 import base64
-import itertools
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -70,26 +68,18 @@ class NeedleSet:
         if not self._by_head or len(header) < HEADER_BYTES_MIN:
             return
         lowered = header.lower()
-        for begin in range(0, len(lowered), _HEADER_BLOCK_BYTES):
-            # The four alignments one after the other, the next block's first bytes included.
-            rows = [
-                np.frombuffer(lowered, "<u4", max(0, min(_HEADER_BLOCK_BYTES // 4, (len(lowered) - begin - by) // 4)), begin + by)
-                for by in range(4)
-                if begin + by + 4 <= len(lowered)
-            ]
-            if not rows:
-                return
-            words = rows[0] if len(rows) == 1 else np.concatenate(rows)
-            ends = list(itertools.accumulate(map(len, rows)))
+        for begin in range(0, len(lowered) - 3, _HEADER_BLOCK_BYTES):
+            # A word of four bytes at each position, the next block's first bytes included.
+            count = min(_HEADER_BLOCK_BYTES, len(lowered) - 3 - begin)
+            words: NDArray[np.uint32] = np.ndarray((count,), "<u4", lowered, begin, (1,))
             for place in np.flatnonzero(self._heads.take(_hash(words, _HEAD_BITS))).tolist():
-                by = bisect_right(ends, place)
-                position = begin + by + 4 * (place - (ends[by - 1] if by else 0))
+                position = begin + place
                 for needle in self._by_head.get(lowered[position : position + 4], ()):
                     stop = position + len(needle.lowered)
                     if lowered[position:stop] == needle.lowered and _counts_in_header(header, position, stop, needle):
                         yield position
 
-    def pixel_hits(self, payload: bytes, start: int) -> Iterator[int]:
+    def pixel_hits(self, payload: bytes | memoryview, start: int) -> Iterator[int]:
         """Positions from `start` on at which a needle of at least PIXEL_BYTES_MIN bytes stands.
 
         Such a needle covers a whole aligned word of four wherever it stands: only those are looked at, and of those only what the range of
@@ -107,8 +97,8 @@ class NeedleSet:
             for offset, needle in self._by_word.get(int(whole[index]) | _CASE, ()):
                 begin = first + 4 * index - offset
                 stop = begin + len(needle.lowered)
-                found = begin >= start and payload[begin:stop].lower() == needle.lowered
-                if found and (needle.exact is None or payload[begin:stop] == needle.exact):
+                standing = bytes(payload[begin:stop]) if begin >= start else b""
+                if standing.lower() == needle.lowered and (needle.exact is None or standing == needle.exact):
                     yield begin
 
     def _sieve(self, spread: tuple[int, int]) -> _Sieve:

@@ -53,10 +53,31 @@ _DICOMDIR = "1.2.840.10008.1.3.10"
 _OPAQUE = frozenset({"1.2.840.10008.5.1.4.1.1.66"})
 _STUDY_UID, _SERIES_UID, _SOP_UID, _SOP_CLASS = 0x0020000D, 0x0020000E, 0x00080018, 0x00080016
 _SIGNATURES_MAX = 1_000
+#: Of pixel data that need no padding: header and value.
+_NATIVE_PIECES = 2
 #: What `_stamped` may write: never part of a run.
 _STAMPED = frozenset(
     {0x00080005, 0x00080050, 0x00100010, 0x00100020, 0x00120062, 0x00120063, 0x00120064, 0x00280006, 0x00280301, 0x00280303}
 )
+#: (key in the DICOM JSON model, name, whether it is a number) of each of the InstanceAttributes.
+_ATTRIBUTES = (
+    ("00080060", "modality", False),
+    ("00180015", "body_part_examined", False),
+    ("00200011", "series_number", True),
+    ("0008103E", "series_description", False),
+    ("00200013", "instance_number", True),
+    ("00280010", "rows", True),
+    ("00280011", "columns", True),
+    ("00280008", "number_of_frames", True),
+    ("00080020", "study_date", False),
+    ("00080030", "study_time", False),
+    ("00081030", "study_description", False),
+    ("00200010", "study_id", False),
+    ("00100040", "patient_sex", False),
+    ("00101010", "patient_age", False),
+    ("00080070", "manufacturer", False),
+)
+_ABSENT: Mapping[str, Any] = {}
 _HEAD = frozenset({"HEAD", "BRAIN", "FACE", "HEADNECK", "SKULL", "SINUS", "ORBIT", "JAW", "IAC", "HEAD NECK"})
 _SLICES = frozenset({"CT", "MR", "PT", "NM"})
 
@@ -127,9 +148,14 @@ def deidentify(
     pixels = facts.pixels
     laid = None if pixels is None else _laid(payload, pixels, syntax, facts, compress)
     pieces = _stamped(pieces, under, laid, screened)
-    parts: list[bytes | memoryview] = [piece.out for piece in pieces]
-    head_bytes = sum(map(len, parts))
-    output = b"".join([*parts, *laid.pieces]) if laid else b"".join(parts)
+    head = b"".join([piece.out for piece in pieces])
+    head_bytes = len(head)
+    behind: bytes | memoryview = b""
+    if laid and len(laid.pieces) == _NATIVE_PIECES:
+        # Uncompressed pixels stay where they are, and are scanned and written from there.
+        head, behind = head + laid.pieces[0], laid.pieces[1]
+    elif laid:
+        head = b"".join([head, *laid.pieces])
     frames = tuple((head_bytes + offset, length) for offset, length in laid.frames) if laid else ()
     model: dict[str, Any] = {}
     for piece in pieces:
@@ -138,10 +164,10 @@ def deidentify(
     # One a thread: what they learn from an instance they learn in several steps.
     scan: ResidualScan = under.memo.get(("scan", get_ident())) or ResidualScan(under)
     under.memo["scan", get_ident()] = scan
-    scan.check(output)
+    scan.check(head, behind)
     if laid and pixels is not None:
         model[f"{pixels.tag:08X}"] = {"vr": laid.vr, "BulkDataURI": f"bulkdata/{pixels.tag:08X}"}
-    return _made(source, model, output, laid, frames, rewriter, under, cleaned)
+    return _made(source, model, head, behind, laid, frames, rewriter, under, cleaned)
 
 
 def _facts_of(payload: bytes, encoding: Encoding, under: Pseudonymity) -> InstanceFacts:
@@ -244,8 +270,8 @@ def _method_codes(under: Pseudonymity) -> Piece:
 
 
 def _made(
-    source: IdentifiedDataset, model: dict[str, Any], output: bytes, laid: WrittenPixels | None, frames: tuple[tuple[int, int], ...],
-    rewriter: InstanceRewriter, under: Pseudonymity, cleaned: bool,
+    source: IdentifiedDataset, model: dict[str, Any], head: bytes, behind: bytes | memoryview, laid: WrittenPixels | None,
+    frames: tuple[tuple[int, int], ...], rewriter: InstanceRewriter, under: Pseudonymity, cleaned: bool,
 ) -> DeidentifiedDataset:  # fmt: skip
     names = [_first(model, tag) for tag in ("00080018", "0020000D", "0020000E")]
     if not all(names):
@@ -261,7 +287,8 @@ def _made(
     if cleaned:
         flags.append("PIXELS_CLEANED")
     return DeidentifiedDataset(
-        payload=output,
+        payload=head,
+        behind=behind,
         transfer_syntax_uid=laid.transfer_syntax_uid if laid else EXPLICIT_VR_LITTLE_ENDIAN,
         sop_class_uid=source.sop_class_uid,
         sop_instance_uid=sop_instance_uid,
@@ -282,28 +309,10 @@ def _first(model: Mapping[str, Any], tag: str) -> Any:
 
 
 def _attributes(model: Mapping[str, Any]) -> InstanceAttributes:
-    def text(tag: str) -> str | None:
-        value = _first(model, tag)
-        return None if value is None else str(value)
-
-    def number(tag: str) -> int | None:
-        value = _first(model, tag)
-        return int(value) if isinstance(value, int | float) else None
-
-    return InstanceAttributes(
-        modality=text("00080060"),
-        body_part_examined=text("00180015"),
-        series_number=number("00200011"),
-        series_description=text("0008103E"),
-        instance_number=number("00200013"),
-        rows=number("00280010"),
-        columns=number("00280011"),
-        number_of_frames=number("00280008"),
-        study_date=text("00080020"),
-        study_time=text("00080030"),
-        study_description=text("00081030"),
-        study_id=text("00200010"),
-        patient_sex=text("00100040"),
-        patient_age=text("00101010"),
-        manufacturer=text("00080070"),
-    )
+    found: dict[str, Any] = {}
+    for tag, name, is_number in _ATTRIBUTES:
+        values = model.get(tag, _ABSENT).get("Value")
+        value = values[0] if values else None
+        if value is not None:
+            found[name] = str(value) if not is_number else int(value) if isinstance(value, int | float) else None
+    return InstanceAttributes(**found)

@@ -64,7 +64,7 @@ class RunParser:
         found: list[Part] = []
         fresh: list[Element] = []
         self.met_pixels = False
-        runs, encoding, pos, end = self._runs, self.encoding, 0, len(buf)
+        runs, varying, alone, encoding, pos, end = self._runs, self._varying, self._alone, self.encoding, 0, len(buf)
         while pos < end:
             head = buf[pos : pos + 4]
             run = runs.get(head)
@@ -82,12 +82,8 @@ class RunParser:
                     pos += len(run.raw)
                 continue
             element = element_at(buf, pos, end, encoding)
-            is_alone = (
-                element.tag in self._varying
-                or element.tag in self._alone
-                or element.tag >= _ALONE_FROM
-                or element.stop - pos > _ELEMENT_BYTES_MAX
-            )
+            tag = element[0]
+            is_alone = tag in varying or tag in alone or tag >= _ALONE_FROM or element[5] - pos > _ELEMENT_BYTES_MAX
             if fresh and (is_alone or not self._continues(fresh, element)):
                 found.append(self._learned(buf, fresh))
                 fresh = []
@@ -95,7 +91,7 @@ class RunParser:
                 found.append(element)
             else:
                 fresh.append(element)
-            pos = element.stop
+            pos = element[5]
         if fresh:
             found.append(self._learned(buf, fresh))
         return found

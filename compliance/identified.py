@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from compliance.deid_profile import TELEREAD, DeidProfile
 from compliance.identity_terms import IdentityTerms
@@ -50,6 +50,23 @@ class Pseudonymity:
 _MADE_BY_DEIDENTIFY = object()
 
 
+class _Payload:
+    """The payload of a DeidentifiedDataset, given whole or in pieces; joined when it is first asked for whole."""
+
+    def __get__(self, instance: DeidentifiedDataset | None, owner: type | None = None) -> bytes:
+        if instance is None:
+            # So a dataclass learns that there is no default.
+            raise AttributeError("payload")
+        pieces = instance.__dict__["_pieces"]
+        if len(pieces) > 1:
+            pieces = instance.__dict__["_pieces"] = (b"".join(pieces),)
+        whole: bytes = pieces[0]
+        return whole
+
+    def __set__(self, instance: DeidentifiedDataset, value: bytes | tuple[bytes, bytes | memoryview]) -> None:
+        instance.__dict__["_pieces"] = value if isinstance(value, tuple) else (value,)
+
+
 @dataclass(frozen=True)
 class DeidentifiedDataset:
     """An instance that went through `deidentify` and its residual scan; every UID in it is pseudonymous.
@@ -59,7 +76,10 @@ class DeidentifiedDataset:
     digests are those of `instance_digest`, worked out when first asked for.
     """
 
-    payload: bytes = field(repr=False)
+    if TYPE_CHECKING:
+        payload: bytes
+    else:
+        payload: bytes = _Payload()
     transfer_syntax_uid: str
     sop_class_uid: str
     sop_instance_uid: str
@@ -72,13 +92,26 @@ class DeidentifiedDataset:
     #: What a person should know though it is no reason to hold: e.g. "RECOGNIZABLE_VISUAL_FEATURES" for a head in slices.
     flags: tuple[str, ...] = ()
     made_by: InitVar[object] = None
+    #: What follows the payload given: pixels that nobody need copy.
+    behind: InitVar[bytes | memoryview] = b""
     payload_bytes: int = field(init=False)
     _digests: tuple[str | None, str] | None = field(init=False, default=None, repr=False, compare=False)
 
-    def __post_init__(self, made_by: object) -> None:
+    def __post_init__(self, made_by: object, behind: bytes | memoryview) -> None:
         if made_by is not _MADE_BY_DEIDENTIFY:
             raise TypeError("a DeidentifiedDataset is made by compliance.deidentify.deidentify alone")
-        object.__setattr__(self, "payload_bytes", len(self.payload))
+        if behind:
+            object.__setattr__(self, "payload", (self.payload, behind))
+        object.__setattr__(self, "payload_bytes", sum(map(len, self.pieces)))
+
+    def __repr__(self) -> str:
+        return f"DeidentifiedDataset({self.sop_instance_uid!r}, {self.payload_bytes} bytes)"
+
+    @property
+    def pieces(self) -> tuple[bytes | memoryview, ...]:
+        """What, one after the other, is the payload: who writes or sends them copies no pixels."""
+        pieces: tuple[bytes | memoryview, ...] = self.__dict__["_pieces"]
+        return pieces
 
     @property
     def pixel_digest(self) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 
 from compliance.dataset_bytes import (
     EXPLICIT_VR_BIG_ENDIAN,
@@ -97,14 +98,15 @@ def file_of(instance: DeidentifiedDataset) -> bytes:
 
 def file_head(instance: DeidentifiedDataset) -> bytes:
     """What stands before the payload in `file_of`."""
-    meta = b"".join(
-        (
-            encode_element(0x00020001, "OB", b"\0\1"),
-            encode_element(0x00020002, "UI", instance.sop_class_uid.encode()),
-            encode_element(0x00020003, "UI", instance.sop_instance_uid.encode()),
-            encode_element(0x00020010, "UI", instance.transfer_syntax_uid.encode()),
-            encode_element(0x00020012, "UI", _IMPLEMENTATION_CLASS_UID),
-        )
-    )
-    length = encode_element(0x00020000, "UL", struct.pack("<I", len(meta)))
-    return b"\0" * 128 + b"DICM" + length + meta
+    before, after = _meta_around(instance.sop_class_uid, instance.transfer_syntax_uid)
+    name = encode_element(0x00020003, "UI", instance.sop_instance_uid.encode())
+    length = encode_element(0x00020000, "UL", struct.pack("<I", len(before) + len(name) + len(after)))
+    return b"".join((b"\0" * 128, b"DICM", length, before, name, after))
+
+
+@lru_cache(maxsize=64)
+def _meta_around(sop_class_uid: str, transfer_syntax_uid: str) -> tuple[bytes, bytes]:
+    """The file meta information before and after the instance's name, the same for a series."""
+    before = encode_element(0x00020001, "OB", b"\0\1") + encode_element(0x00020002, "UI", sop_class_uid.encode())
+    syntax = encode_element(0x00020010, "UI", transfer_syntax_uid.encode())
+    return before, syntax + encode_element(0x00020012, "UI", _IMPLEMENTATION_CLASS_UID)

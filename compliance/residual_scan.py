@@ -20,6 +20,7 @@ import re
 import struct
 import unicodedata
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from compliance.byte_needles import NeedleSet, needles_of
@@ -124,15 +125,18 @@ class ResidualScan:
         births = {f"{day:%Y%m%d}" for day in identity.birth_dates}
         yield from (self._days & births if self._profile.has(Option.RETAIN_DEVICE) else self._days)
 
-    def check(self, payload: bytes) -> None:
-        """Nothing identifying is left in `payload`.
+    def check(self, payload: bytes, pixels: bytes | memoryview = b"") -> None:
+        """Nothing identifying is left in `payload`, nor in `pixels` behind it: the value of the pixel data whose header ends `payload`.
 
         Raises:
             RefusedContent: "RESIDUAL_IDENTITY" or "TABLE_NOT_HELD", with the tag.
         """
-        fresh, repeated = self._read(payload)
+        if len(pixels) < _REMEMBERED_BYTES_MAX:
+            # So short a value is remembered by its bytes, which then must stand with its header.
+            payload, pixels = payload + pixels, b""
+        fresh, repeated = self._read(payload, len(pixels))
         self._elements(payload, fresh)
-        unsettled = self._look_through(payload, fresh)
+        unsettled = self._look_through(payload, pixels, fresh)
         # Only now that all checks are passed is anything remembered.
         if len(self._good) > _REMEMBERED_MAX:
             self._good.clear()
@@ -144,11 +148,15 @@ class ResidualScan:
 
     # -- reading
 
-    def _read(self, buf: bytes) -> tuple[list[_Read], list[_Read]]:
-        """(elements to look at, elements known to be good) of the whole output; those of known stretches are in neither."""
+    def _read(self, buf: bytes, behind: int) -> tuple[list[_Read], list[_Read]]:
+        """(elements to look at, elements known to be good) of the whole output; those of known stretches are in neither.
+
+        What stands in the `behind` bytes after `buf` must be the value of one pixel data element, which is never known.
+        """
         fresh: list[_Read] = []
         repeated: list[_Read] = []
-        stretches, good, last, pos, end = self._stretches, self._good, -1, 0, len(buf)
+        stretches, good, last, pos, here = self._stretches, self._good, -1, 0, len(buf)
+        end = here + behind
         while pos < end:
             stretch = stretches.get(buf[pos : pos + 4])
             if stretch is not None:
@@ -158,7 +166,7 @@ class ResidualScan:
                     last, pos = stretch.last, pos + len(stretch.raw)
                     continue
                 del stretches[stretch.raw[:4]]
-            element = _read_one(buf, pos, end)
+            element = _read_one(buf, pos, here, end)
             tag, pos = element.tag, element.end
             if tag <= last:
                 raise _not_held(tag, "elements are not in ascending order")
@@ -187,7 +195,7 @@ class ResidualScan:
 
     # -- bytes
 
-    def _look_through(self, payload: bytes, fresh: list[_Read]) -> set[int]:
+    def _look_through(self, payload: bytes, pixels: bytes | memoryview, fresh: list[_Read]) -> set[int]:
         """No original UID and no needle stands in these elements, each on its own, nor in the pixel data; tags whose verdict may change."""
         head = [element for element in fresh if element.tag >> 16 != 0x7FE0]
         joined = b"\0".join([payload[element.start : element.end] for element in head])
@@ -196,17 +204,19 @@ class ResidualScan:
         if len(head) < len(fresh):
             # Pixel data are never known: they are looked through from the first to the last byte of the output.
             start = fresh[len(head)].value
-            for _ in self._needles.pixel_hits(payload, start):
+            for _ in itertools.chain(self._needles.pixel_hits(payload, start), self._needles.pixel_hits(pixels, 0)):
                 raise RefusedContent("RESIDUAL_IDENTITY", "an identifying value is left in the bytes", tag=_PIXEL_TAG)
-            if holds_more_than_pictures(payload, start):
+            if holds_more_than_pictures(payload, start) or holds_more_than_pictures(pixels, 0):
                 raise RefusedContent("RESIDUAL_IDENTITY", "more than pictures is left in compressed frames", tag=_PIXEL_TAG)
         return set() if self._profile.has(Option.RETAIN_UIDS) else self._uids_left(head, joined)
 
     def _uids_left(self, head: list[_Read], joined: bytes) -> set[int]:
         """Tags of elements with a UID that is neither registered nor one of ours: a later instance may turn out to be named so."""
         mapped: dict[str, str] = self._under.memo["uids"]
-        # A list at once: another thread may be adding to it.
-        self._ours.update(list(itertools.islice(mapped.values(), len(self._ours), None)))
+        # The last ones only, of a study that may have a hundred thousand. Another thread may be adding to it: then they come next time, and
+        # until then an element that names them is looked at again.
+        with suppress(RuntimeError):
+            self._ours.update(list(itertools.islice(reversed(mapped.values()), len(mapped) - len(self._ours))))
         unsettled: set[int] = set()
         for match in _UID.finditer(joined):
             uid = match.group().decode()
@@ -313,7 +323,7 @@ def _parse(buf: bytes, pos: int, end: int) -> list[_Read]:
     found: list[_Read] = []
     last = -1
     while pos < end:
-        element = _read_one(buf, pos, end)
+        element = _read_one(buf, pos, end, end)
         if element.tag <= last:
             raise _not_held(element.tag, "elements are not in ascending order")
         found.append(element)
@@ -321,19 +331,21 @@ def _parse(buf: bytes, pos: int, end: int) -> list[_Read]:
     return found
 
 
-def _read_one(buf: bytes, pos: int, end: int) -> _Read:
-    if end - pos < 8:
+def _read_one(buf: bytes, pos: int, here: int, end: int) -> _Read:
+    """The element at `pos`; what is there ends at `end`, of which `buf` holds all up to `here`: beyond lies only a value of pixel data."""
+    if here - pos < 8:
         raise RefusedContent("TABLE_NOT_HELD", "the output does not parse")
     group, number, vr, length = _HEADER(buf, pos)
     value = pos + 8
     name = _NAMES.get(vr)
     if vr in _LONG:
-        if end - pos < 12:
+        if here - pos < 12:
             raise RefusedContent("TABLE_NOT_HELD", "the output does not parse")
         length = _LENGTH(buf, pos + 8)[0]
         value = pos + 12
     stop = end if length == 0xFFFFFFFF and group == 0x7FE0 else value + length
-    if stop > end or name is None:
+    is_torn = stop > here and (stop != end or value != here or group != 0x7FE0)
+    if is_torn or name is None:
         raise RefusedContent("TABLE_NOT_HELD", "the output does not parse", tag=tag_text(group << 16 | number))
     return _Read(group << 16 | number, name, pos, value, stop)
 

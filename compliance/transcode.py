@@ -110,7 +110,11 @@ def _native(tag: int, vr: str, native: memoryview, shape: PixelDescription) -> W
         length = shape.frame_bits() // 8
         places = [(len(header) + index * length, length) for index in range(shape.frames)]
     return WrittenPixels(
-        (header, cleared, b"\0" * padding), code, EXPLICIT_VR_LITTLE_ENDIAN, tuple(places), cleared_unused_bits=cleared is not native
+        (header, cleared, b"\0") if padding else (header, cleared),
+        code,
+        EXPLICIT_VR_LITTLE_ENDIAN,
+        tuple(places),
+        cleared_unused_bits=cleared is not native,
     )
 
 

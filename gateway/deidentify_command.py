@@ -14,7 +14,7 @@ import os
 import secrets
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -39,8 +39,8 @@ from crypto.canonical import keyed_digest
 from crypto.errors import BadInput, ReadgateError, RefusedContent
 from gateway.file_sources import Read, entries
 
-#: Enough for most headers: pass one needs no pixels.
-_HEAD_BYTES = 1 << 16
+#: Enough for most headers: pass one needs no pixels. From the first header on that is longer, as much as the second is read.
+_HEAD_BYTES, _LONG_HEAD_BYTES = 1 << 14, 1 << 16
 #: Files whose names from pass one are remembered for pass two; of more, the later ones are looked at again.
 _KNOWN_MAX = 50_000
 _CHANGED = "the file is not the one that was read at first"
@@ -138,6 +138,7 @@ class DeidentifyRun:
         self._recent: list[Pseudonymity] = []
         self._values = HeaderValues((_CHARSET, _PATIENT_ID, _STUDY_UID, _ACCESSION, _SOP_CLASS, _SOP_INSTANCE))
         self._known: dict[str, _Known | None] = {}
+        self._head_bytes = _HEAD_BYTES
         self._folders: set[str] = set()
         self.uids: dict[str, str] = {}
         self.patients: dict[str, str] = {}
@@ -188,11 +189,15 @@ class DeidentifyRun:
 
     def _learn(self, name: str, read: Read) -> None:
         try:
-            data = read(_HEAD_BYTES)
-            found = self._instance(data, is_whole=False)
+            data = read(self._head_bytes)
+            found = self._instance(data, self._head_bytes)
+            if found is None and self._head_bytes < _LONG_HEAD_BYTES:
+                self._head_bytes = _LONG_HEAD_BYTES
+                data = read(self._head_bytes)
+                found = self._instance(data, self._head_bytes)
             if found is None:
                 data = read(None)
-                found = self._instance(data, is_whole=True)
+                found = self._instance(data)
         except ReadgateError:
             return
         assert found is not None
@@ -222,7 +227,7 @@ class DeidentifyRun:
             payload = read(None, known.start)
             instance = IdentifiedDataset(payload, known.transfer_syntax_uid, known.sop_class_uid, known.sop_instance_uid)
         else:
-            found = self._instance(read(None), is_whole=True)
+            found = self._instance(read(None))
             assert found is not None
             instance, (key, _, _), _ = found
         under = self._names_for(key)
@@ -233,14 +238,14 @@ class DeidentifyRun:
         if folder not in self._folders:
             Path(folder).mkdir(parents=True, exist_ok=True)
             self._folders.add(folder)
-        _write(f"{folder}/{made.sop_instance_uid}.dcm", [file_head(made), made.payload])
+        _write(f"{folder}/{made.sop_instance_uid}.dcm", [file_head(made), *made.pieces])
         return made.action_counts
 
-    def _instance(self, data: bytes, *, is_whole: bool) -> tuple[IdentifiedDataset, tuple[str, str, str], list[Part]] | None:
-        """(instance, (study instance UID, patient id, accession number), header); None where `data` end before its pixel data."""
-        is_whole = is_whole or len(data) != _HEAD_BYTES
+    def _instance(self, data: bytes, limit: int = -1) -> tuple[IdentifiedDataset, tuple[str, str, str], list[Part]] | None:
+        """(instance, (study instance UID, patient id, accession number), header); None where `data`, read up to `limit`, end before its
+        pixel data."""
         payload, syntax = dataset_of_file(data)
-        header = self._values.of(payload, encoding_of(syntax), is_whole=is_whole)
+        header = self._values.of(payload, encoding_of(syntax), is_whole=len(data) != limit)
         if header is None:
             return None
         values, parts = header
@@ -316,7 +321,7 @@ def _nothing() -> None:
     """No progress is shown where nobody looks."""
 
 
-def _write(path: str, pieces: list[bytes]) -> None:
+def _write(path: str, pieces: Iterable[bytes | memoryview]) -> None:
     """The file is what the pieces are, one after the other."""
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     try:

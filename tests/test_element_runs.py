@@ -248,3 +248,19 @@ def test_threads_that_share_a_study_do_not_disturb_each_other() -> None:
             assert all(same(one, other) for one, other in zip(made, expected * 2, strict=True))
     finally:
         sys.setswitchinterval(before)
+
+
+def test_pixels_behind_the_payload_are_scanned_as_if_they_stood_in_it() -> None:
+    under = names_for(IdentityTerms(patient_names=frozenset({"Baumgartner^Franz"})))
+    under.memo["uids"] = {}
+    header = b"\xe0\x7f\x10\x00OW\0\0" + (8192).to_bytes(4, "little")
+    clean = bytes(8192)
+    ResidualScan(under).check(header, clean)
+    for leaking in (b"\0\0BAUMGARTNER\0".ljust(8192, b"\0"), b"\0\0BAUMGARTNER\0".rjust(8192, b"\0")):
+        with pytest.raises(RefusedContent, match="RESIDUAL_IDENTITY"):
+            ResidualScan(under).check(header, memoryview(leaking))
+    # No header, a header in two places, bytes that no header counts, and a value that is no pixels.
+    text = b"\x08\x00\x08\x00UT\0\0" + (8192).to_bytes(4, "little")
+    for head, behind in ((b"", clean), (header[:8], header[8:] + clean), (header, clean + b"\0\0"), (text, clean)):
+        with pytest.raises(RefusedContent, match="TABLE_NOT_HELD"):
+            ResidualScan(under).check(head, behind)
