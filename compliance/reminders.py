@@ -14,6 +14,7 @@ from sqlalchemy import String, UniqueConstraint, cast
 from sqlmodel import Field, Session, SQLModel, col, select
 
 from compliance import audit
+from compliance.bulkhead import bulkhead
 from compliance.credential import Credential, Evidence
 from compliance.database import UtcDateTime
 from crypto.errors import NotFound
@@ -157,14 +158,18 @@ def _due(session: Session, now: datetime) -> Iterable[Reminder]:
         .where(col(Evidence.withdrawn_at).is_(None), col(Evidence.expires_at) > now, col(Evidence.expires_at) <= until)
         .order_by(col(Evidence.evidence_id))
     ).all():
-        parties = ", ".join(evidence.parties)
-        if (days := threshold_of(evidence.expires_at, now)) is not None:
-            yield Reminder(
-                subject_kind=SubjectKind.EVIDENCE,
-                subject_id=evidence.evidence_id,
-                threshold_days=days,
-                subject=f"{evidence.evidence_type} of {parties}",
-                parties=parties,
-                ends_at=evidence.expires_at,
-                reminded_at=now,
-            )
+        if (days := threshold_of(evidence.expires_at, now)) is None:
+            continue
+        parties = ""
+        # Parties that are no list of names must not keep the others' reminders: theirs says what ends, and not whose.
+        with bulkhead("remind"):
+            parties = ", ".join(evidence.parties)
+        yield Reminder(
+            subject_kind=SubjectKind.EVIDENCE,
+            subject_id=evidence.evidence_id,
+            threshold_days=days,
+            subject=f"{evidence.evidence_type} of {parties or evidence.evidence_id}",
+            parties=parties,
+            ends_at=evidence.expires_at,
+            reminded_at=now,
+        )

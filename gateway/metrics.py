@@ -23,6 +23,7 @@ from compliance.reminders import THRESHOLD_DAYS, unseen_reminders
 from gateway.application import Application
 from gateway.intake import free_bytes
 from gateway.received import ReceivedStudy
+from reporting.delivery_decision import count_long_denied
 from reporting.delivery_queue import Delivery
 from worklist.workitem import ProcedureStep
 
@@ -49,6 +50,12 @@ class WorkCollector(Collector):
                     gauge.add_metric((hospital_id, state), count)
                 yield gauge
             yield _reminders(session, self._app.now())
+            held = GaugeMetricFamily(
+                "readgate_deliveries_long_denied", "Deliveries that the law has held back for more than a day", labels=("hospital",)
+            )
+            for hospital_id, count in count_long_denied(session, now=self._app.now()).items():
+                held.add_metric((hospital_id,), count)
+            yield held
             overdue = overdue_reader_ids(session, now=self._app.now())
             yield GaugeMetricFamily("readgate_readers_blocked_by_reviews", "Readers who wait for an overdue review", value=len(overdue))
             yield GaugeMetricFamily("readgate_audit_entries", "Entries of the audit log", value=tree_head(session).size)

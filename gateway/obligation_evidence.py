@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from sqlalchemy import ColumnElement
 from sqlmodel import Session, col, func, select
 
 from compliance.audit import AuditEntry, EventType
@@ -138,11 +139,20 @@ def _preliminary(case: _Case) -> tuple[str, Tone, str]:
     return "Met", "good", f"{signed}; step {step} asks for a final reader."
 
 
+def _is_of_the_case(case: _Case, kind: type[PrivacyNotice] | type[PrivacyReview]) -> ColumnElement[bool]:
+    """Made under this decision or for a claim that it was about: another claim of the same reader is another access.
+
+    One claim has one notice and one review, made under the first of its decisions that asked for it.
+    """
+    grants = select(ViewGrant.procedure_step_uid).where(ViewGrant.decision_digest == case.row.digest)
+    reports = select(Report.procedure_step_uid).where(Report.decision_digest == case.row.digest)
+    step = col(kind.procedure_step_uid)
+    return (col(kind.decision_digest) == case.row.digest) | step.in_(grants) | step.in_(reports)
+
+
 def _notice(case: _Case) -> tuple[str, Tone, str]:
     notice = case.session.exec(
-        select(PrivacyNotice)
-        .where(PrivacyNotice.study_instance_uid == case.row.study_instance_uid, PrivacyNotice.reader_id == case.row.reader_id)
-        .order_by(col(PrivacyNotice.notice_pk).desc())
+        select(PrivacyNotice).where(_is_of_the_case(case, PrivacyNotice)).order_by(col(PrivacyNotice.notice_pk).desc())
     ).first()
     if notice is None:
         return "Not met", "bad", "No notice to the privacy officer is on record."
@@ -152,9 +162,7 @@ def _notice(case: _Case) -> tuple[str, Tone, str]:
 
 def _review(case: _Case) -> tuple[str, Tone, str]:
     review = case.session.exec(
-        select(PrivacyReview)
-        .where(PrivacyReview.study_instance_uid == case.row.study_instance_uid, PrivacyReview.reader_id == case.row.reader_id)
-        .order_by(col(PrivacyReview.review_pk).desc())
+        select(PrivacyReview).where(_is_of_the_case(case, PrivacyReview)).order_by(col(PrivacyReview.review_pk).desc())
     ).first()
     if review is None:
         return "Not met", "bad", "No review is on record."

@@ -18,6 +18,7 @@ from gateway.application import Application
 from gateway.login import Visitor
 from gateway.web.contexts import NavigationEntry, Notice, Paging, Shell
 from gateway.web.contexts import Role as PageRole
+from reporting.delivery_decision import count_long_denied
 from reporting.delivery_queue import Delivery, DeliveryState
 
 _ROLES: dict[str, PageRole] = {
@@ -79,7 +80,10 @@ def waiting(session: Session, href: str, visitor: Visitor, *, now: datetime) -> 
         own = held.where(QuarantineItem.hospital_id == visitor.principal.hospital_id, QuarantineItem.reason_code == BURNED_IN_TEXT)
         return session.exec(own).one()
     if href == "/privacy/reviews":
-        return len(open_reviews(session)) + len(unseen_notices(session)) + len(unseen_reminders(session, now=now))
+        held_back = sum(count_long_denied(session, now=now).values())
+        return len(open_reviews(session)) + len(unseen_notices(session)) + len(unseen_reminders(session, now=now)) + held_back
+    if href == "/studies":
+        return count_long_denied(session, now=now).get(visitor.principal.hospital_id or "", 0)
     if href == "/deliveries":
         return session.exec(select(func.count()).select_from(Delivery).where(Delivery.state == DeliveryState.DEAD_LETTER)).one()
     return None

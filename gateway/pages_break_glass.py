@@ -25,6 +25,7 @@ from gateway.web.contexts import Choice, Notice
 from gateway.web.contexts_emergency import BreakGlassPage
 from gateway.web.contexts_oversight import Cell, RegisterPage, RegisterRow, RowAction
 from gateway.web.rendering import instant, render
+from reporting.delivery_decision import long_denied
 from worklist.break_glass import REASON_CODES, break_glass, glasses_left
 from worklist.procedure_step import State
 from worklist.workitem import require_step
@@ -100,12 +101,27 @@ def show_reviews(request: Request, app: App, officer: Officer) -> Response:
             )
             for reminder in unseen_reminders(session, now=now)
         ]
+        # Not acknowledged away: it stands until the law lets the report leave, or the hospital has it otherwise.
+        rows += [
+            RegisterRow(
+                (
+                    Cell("Report held back"),
+                    Cell(", ".join(delivery.denied_reasons)),
+                    Cell(delivery.hospital_id),
+                    Cell("The law does not let it leave", href=f"/privacy/decisions/{delivery.decision_digest}"),
+                    Cell(instant(delivery.queued_at)),
+                    Cell("More than a day", "bad"),
+                ),
+            )
+            for delivery in long_denied(session, now=now)
+        ]
     done = request.query_params.get("done", "")
     notices = (Notice("Recorded.", "good"),) if done else ()
     context = RegisterPage(
         shell=shell_of(app, officer, _REVIEWS, notices=notices),
         heading="Reviews",
-        intro="Emergency access waits here for your judgement. A reader whose access waits for more than 72 hours claims nothing.",
+        intro="Emergency access waits here for your judgement. A reader whose access waits for more than 72 hours claims nothing. "
+        "A report that the law has held back for more than a day stands here too.",
         columns=("What", "Who", "Where", "About", "Due or since", "State"),
         rows=tuple(rows),
         paging=paging_of(_REVIEWS, {}, 1, len(rows), max(1, len(rows)), shown=len(rows)),

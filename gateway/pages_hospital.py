@@ -5,8 +5,8 @@ What belongs to another hospital is not found, exactly as what does not exist.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
@@ -20,12 +20,15 @@ from gateway.expected_instances import expect_instances_of
 from gateway.hospital_studies import STATES, STUDIES_PER_PAGE, find_studies, own_received_study
 from gateway.login import Visitor
 from gateway.page_shell import paging_of, shell_of
+from gateway.reason_words import reason_sentence
 from gateway.register_note import seal_reason
 from gateway.request_context import App, PostedForm, hospital_staff_of, natural_number, page_number, reason_in, staff_or_operator_of
 from gateway.study_life import newest_copied_report
 from gateway.study_why import why_unclaimed_document
+from gateway.web.contexts import ErrorPage
 from gateway.web.contexts_oversight import HospitalStudiesPage
 from gateway.web.rendering import render
+from reporting.delivery_decision import LAW_SAYS_NO, decide_download
 from reporting.delivery_queue import release_dead_letter, require_delivery
 from reporting.report_copy import ReportCopy, open_copy
 
@@ -86,7 +89,10 @@ def show_unclaimed(app: App, staff: Staff, study_key: str) -> Response:
 
 @router.get("/studies/{study_key}/report.pdf")
 def download_report(app: App, staff: Staff, study_key: str) -> Response:
-    """The hospital's copy of the newest report. The entry in the log stands before the first byte leaves."""
+    """The hospital's copy of the newest report. The entry in the log stands before the first byte leaves.
+
+    A report that no delivery brought yet leaves here under the same decision as by one; what is against it is shown, and on record.
+    """
     with app.database.transaction() as session:
         received = own_received_study(session, staff, study_key)
         if received is None or received.study_instance_uid is None:
@@ -96,9 +102,16 @@ def download_report(app: App, staff: Staff, study_key: str) -> Response:
         report = newest_copied_report(session, study.study_pk)
         if report is None:
             raise NotFound("there is no report yet")
-        copy = session.get(ReportCopy, report.report_uid)
-        assert copy is not None, "the report was found by its copy"
-        pdf = open_copy(open_study_key(app.keys, study), copy)
+        now = app.now()
+        digest, against = decide_download(session, app.law, app.keys, report, study, actor=staff.principal_id, now=now)
+        detail: dict[str, Any] = {"kind": "DOWNLOAD"}
+        if against:
+            detail |= {"reason": LAW_SAYS_NO, "reasons": against[:40]}
+        else:
+            copy = session.get(ReportCopy, report.report_uid)
+            assert copy is not None, "the report was found by its copy"
+            pdf = open_copy(open_study_key(app.keys, study), copy)
+            detail["sha256"] = copy.pdf_sha256
         audit.append(
             session,
             audit.AuditEvent(
@@ -106,14 +119,18 @@ def download_report(app: App, staff: Staff, study_key: str) -> Response:
                 event_type=audit.EventType.DELIVER,
                 action=audit.Action.READ,
                 actor=staff.principal_id,
+                outcome=audit.Outcome.MINOR_FAILURE if against else audit.Outcome.SUCCESS,
                 hospital_id=study.hospital_id,
                 study_instance_uid=study.study_instance_uid,
                 object_id=report.report_uid,
+                decision_digest=digest,
                 network_address=staff.login.address,
-                detail={"kind": "DOWNLOAD", "sha256": copy.pdf_sha256},
+                detail=detail,
             ),
-            at=app.now(),
+            at=now,
         )
+    if against:
+        return _held_back(against)
     # The name of a file ends up in folders and recent-files lists, so it says nothing of the patient.
     name = f"report-{report.report_uid.rpartition('.')[2][-12:]}.pdf"
     headers = {
@@ -124,6 +141,17 @@ def download_report(app: App, staff: Staff, study_key: str) -> Response:
         "Content-Security-Policy": "default-src 'none'; sandbox",
     }
     return Response(pdf, media_type="application/pdf", headers=headers)
+
+
+def _held_back(against: Sequence[str]) -> Response:
+    page = ErrorPage(
+        title="Held back by the law",
+        message=" ".join(reason_sentence(reason) for reason in against),
+        what_to_do="The report leaves by itself once nothing stands against it. Your privacy officer can look at the decision.",
+        status=403,
+        reference=", ".join(against),
+    )
+    return render("error.html.j2", page, status_code=403)
 
 
 @router.post("/studies/{study_key}/expected")

@@ -52,6 +52,8 @@ _DECISION = {
     "NOT_EVALUATED": "Nothing could be asked without the facts before it",
     "OBLIGATION_UNMET": "What the law asks in return is not kept here",
     "STORAGE_ELSEWHERE": "The vault stands elsewhere than agreed with the hospital",
+    "RIGHTS_NOT_DECIDABLE": "What is on file contradicts itself, so nothing could be decided and the claim was ended; call the operator",
+    "LAW_SAYS_NO": "The law does not let the report leave",
     "FINAL_READER_REQUIRED": "This step needs a reader who may sign finally",
 }
 _ACTS = {

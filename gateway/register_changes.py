@@ -14,6 +14,7 @@ import structlog
 from sqlmodel import col, select
 
 from compliance.audit import AuditEntry, EventType, tree_head
+from compliance.bulkhead import bulkhead
 from gateway.application import Application
 from gateway.register_cursor import CURSOR_PK, RegisterCursor
 from gateway.register_effects import take_effect, take_effect_of_evidence
@@ -85,13 +86,17 @@ def changes_of(entries: Iterable[AuditEntry]) -> Changes:
 
 
 def _take_effect(app: Application, changes: Changes) -> None:
+    """A change that cannot be followed is left out and logged: held up at it, the cursor would keep every later one from its effect."""
     if changes.reader_ids:
-        take_effect(app, reader_ids=sorted(changes.reader_ids))
+        with bulkhead("follow_registers"):
+            take_effect(app, reader_ids=sorted(changes.reader_ids))
     for parties in sorted(changes.parties):
-        take_effect_of_evidence(app, parties)
+        with bulkhead("follow_registers"):
+            take_effect_of_evidence(app, parties)
     for hospital_id, patients in sorted(changes.patients.items()):
-        if len(patients) > _PATIENTS_MAX or "" in patients:
-            take_effect(app, hospital_ids=[hospital_id])
-            continue
-        for pseudonym in sorted(patients):
-            take_effect(app, hospital_ids=[hospital_id], patient_pseudonym=pseudonym)
+        with bulkhead("follow_registers", hospital_id=hospital_id):
+            if len(patients) > _PATIENTS_MAX or "" in patients:
+                take_effect(app, hospital_ids=[hospital_id])
+                continue
+            for pseudonym in sorted(patients):
+                take_effect(app, hospital_ids=[hospital_id], patient_pseudonym=pseudonym)

@@ -13,6 +13,7 @@ import structlog
 from sqlmodel import Session, col, select
 
 from compliance import audit
+from compliance.bulkhead import bulkhead
 from compliance.credential import Employer, Reader
 from compliance.hospital import Hospital
 from compliance.principal import Principal
@@ -22,7 +23,7 @@ from reporting.delivery_decision import ask_waiting_deliveries_again
 from worklist.procedure_step import State
 from worklist.revocation import revoke_ended_rights
 from worklist.routed_reader import ELIGIBLE, eligible_ids, ended_by_the_calendar, forget_routing, outcome_of, routing_of
-from worklist.routing import ACTOR, decide_for_readers, record_routing
+from worklist.routing import ACTOR, decide_for_readers, decided_ids, record_routing
 from worklist.workitem import ProcedureStep, locked_step
 
 log = structlog.get_logger()
@@ -49,10 +50,15 @@ def take_effect(
             waiting = waiting.where(col(ProcedureStep.hospital_id).in_(hospital_ids))
         if patient_pseudonym is not None:
             waiting = waiting.join(Study, col(Study.study_pk) == ProcedureStep.study_pk).where(Study.patient_pseudonym == patient_pseudonym)
-        differing = [uid for uid in session.exec(waiting).all() if _differs(app, session, session.get(ProcedureStep, uid), reader_ids, now)]
-    for uid in differing:
-        with app.database.transaction() as session:
-            _route_again(app, session, locked_step(session, uid), reader_ids, now)
+        uids = session.exec(waiting).all()
+    for uid in uids:
+        # A study about which nothing can be decided keeps its list: the claim decides anew, and is refused.
+        with bulkhead("route_again", procedure_step_uid=uid):
+            with app.database.reading() as session:
+                is_differing = _differs(app, session, session.get(ProcedureStep, uid), reader_ids, now)
+            if is_differing:
+                with app.database.transaction() as session:
+                    _route_again(app, session, locked_step(session, uid), reader_ids, now)
     with app.database.transaction() as session:
         ask_waiting_deliveries_again(session, now=now)
 
@@ -83,10 +89,12 @@ def route_what_the_calendar_ended(app: Application) -> int:
         ).all()
         steps = dict(waiting)
         ended = ended_by_the_calendar(session, steps, now=now)
+    done = 0
     for study_pk, reader_ids in ended.items():
-        with app.database.transaction() as session:
+        with bulkhead("route_by_calendar", procedure_step_uid=steps[study_pk]), app.database.transaction() as session:
             _route_again(app, session, locked_step(session, steps[study_pk]), reader_ids, now)
-    return len(ended)
+            done += 1
+    return done
 
 
 def _differs(app: Application, session: Session, step: ProcedureStep | None, reader_ids: Collection[str] | None, now: datetime) -> bool:
@@ -97,7 +105,10 @@ def _differs(app: Application, session: Session, step: ProcedureStep | None, rea
     if any(reader.reader_id in standing for reader, is_active in readers if not is_active):
         return True
     active = [reader for reader, is_active in readers if is_active]
-    for facts, decision in decide_for_readers(session, app.law, study, active, now=now, keys=app.keys):
+    decided = decide_for_readers(session, app.law, study, active, now=now, keys=app.keys)
+    if any(reader.reader_id in standing for reader in active if reader.reader_id not in decided_ids(decided)):
+        return True
+    for facts, decision in decided:
         row = standing.get(str(facts["reader"]["id"]))
         if row is None or (row.outcome, row.reasons) != outcome_of(app.law, study, facts, decision, now):
             return True
@@ -112,9 +123,11 @@ def _route_again(app: Application, session: Session, step: ProcedureStep, reader
     study = study_by_pk(session, step.study_pk)
     before = len(eligible_ids(session, step.study_pk))
     readers = _readers(session, reader_ids)
-    forget_routing(session, step.study_pk, [reader.reader_id for reader, is_active in readers if not is_active])
     active = [reader for reader, is_active in readers if is_active]
-    record_routing(session, app.law, study, decide_for_readers(session, app.law, study, active, now=now, keys=app.keys), now=now)
+    decided = decide_for_readers(session, app.law, study, active, now=now, keys=app.keys)
+    # Who may not log in, and about whom nothing can be decided, is not eligible.
+    forget_routing(session, step.study_pk, sorted({reader.reader_id for reader, _ in readers} - decided_ids(decided)))
+    record_routing(session, app.law, study, decided, now=now)
     standing = routing_of(session, step.study_pk).values()
     eligible = sum(row.outcome == ELIGIBLE for row in standing)
     audit.append(

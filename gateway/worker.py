@@ -14,6 +14,7 @@ import structlog
 from sqlmodel import col, exists, select
 
 from compliance.audit_checkpoint import keep_checkpoint
+from compliance.bulkhead import bulkhead
 from compliance.deid_child import DeidChildren
 from compliance.device_masks import Box, DeviceMask
 from compliance.hospital import Hospital
@@ -200,7 +201,7 @@ class Worker:
         now = app.now()
         due = [pk for pk, last_at, is_asked, quiet in waiting if pk is not None and (is_asked or _is_quiet(last_at, quiet, now))]
         for pk in due:
-            with app.database.transaction() as session:
+            with bulkhead("complete_studies", received_study_pk=pk), app.database.transaction() as session:
                 study = locked_received_study(session, pk)
                 hospital = session.get(Hospital, study.hospital_id)
                 assert hospital is not None
@@ -223,7 +224,8 @@ class Worker:
         # Only what still waits: a job that was over a moment ago may have brought its study on.
         dead = self._runner.dead_studies(self._waiting_jobs() & self._queued_studies)
         for pk, _, _ in dead:
-            hold_failed(self._app, pk, "PROCESSING_FAILED")
+            with bulkhead("hold_dead", received_study_pk=pk):
+                hold_failed(self._app, pk, "PROCESSING_FAILED")
         return len(dead)
 
     def _waiting_jobs(self) -> set[StudyJob]:
@@ -255,9 +257,12 @@ class Worker:
             ).all()
         # A job that is still at it routes by itself; routing twice is routing once.
         over = [uid for pk, generation, uid in stranded if pk is not None and self._runner.is_over(pk, generation)]
+        done = 0
         for study_instance_uid in over:
-            route_study(app, study_instance_uid)
-        return len(over)
+            with bulkhead("route_stranded", study_instance_uid=study_instance_uid):
+                route_study(app, study_instance_uid)
+                done += 1
+        return done
 
     def queue_deliveries(self) -> int:
         app = self._app
@@ -268,12 +273,13 @@ class Worker:
             assert row.delivery_pk is not None
             due[row.delivery_pk, row.attempts, row.next_attempt_at.strftime("%Y%m%d%H%M%S%f")] = row
         for attempt, row in due.items():
-            if attempt not in self._queued_deliveries:
-                self._runner.deliver_report(*attempt)
-                self._queued_deliveries.add(attempt)
-            if self._runner.is_delivery_dead(*attempt):
-                # Its name is used up: only the next attempt, under another one, is worked on again.
-                fail_attempt(app, attempt[0], row.attempts)
+            with bulkhead("queue_deliveries", delivery_pk=attempt[0]):
+                if attempt not in self._queued_deliveries:
+                    self._runner.deliver_report(*attempt)
+                    self._queued_deliveries.add(attempt)
+                if self._runner.is_delivery_dead(*attempt):
+                    # Its name is used up: only the next attempt, under another one, is worked on again.
+                    fail_attempt(app, attempt[0], row.attempts)
         self._queued_deliveries &= due.keys()
         return len(due)
 

@@ -25,7 +25,7 @@ from gateway.application import Application
 from gateway.login import Visitor
 from gateway.obligation_words import OBLIGATION_SENTENCES
 from gateway.reason_words import reason_sentence
-from gateway.refused_studies import refused_studies
+from gateway.refused_studies import refused_studies, told_of
 from gateway.web.contexts import Choice, Paging, Reason, Shell, Tone, WorklistFilters, WorklistPage, WorklistRow
 from reporting.report import newest_draft_of_reader
 from worklist.procedure_step import State
@@ -212,7 +212,8 @@ def _untold_row(step: ProcedureStep, study: Study, status: str, tone: Tone, reas
         destination="",
         status=status,
         tone=tone,
-        reasons=reasons,
+        # What concerns the patient or the hospital is told by its kind alone, as above an empty list.
+        reasons=tuple(Reason(code=code, text=reason_sentence(code)) for code in dict.fromkeys(told_of(own.code) for own in reasons)),
     )
 
 

@@ -21,9 +21,10 @@ from compliance.decision_log import DecisionRow
 from compliance.hospital import Hospital
 from compliance.lawbook import SHIPPED_LAW, LawBundle, load_law
 from compliance.principal import Principal
+from crypto.errors import TemporarilyUnable
 from gateway.register_effects import take_effect
 from reporting.delivery_decision import ASK_AGAIN, LAW_SAYS_NO
-from reporting.delivery_queue import Delivery, DeliveryState
+from reporting.delivery_queue import Delivery, DeliveryState, note_failure
 from tests.decision_cases import base_facts
 from tests.gateway_site import PAGE, GatewaySite, gateway_site
 from tests.signing_desk import Desk, deliveries_of, entries_of, is_log_sound
@@ -103,6 +104,91 @@ def test_report_leaves_at_once_when_the_prohibition_ends(site: GatewaySite) -> N
     assert site.deliver() == [DeliveryState.DELIVERED] * 2
     assert {row.denied_reasons == [] for row in deliveries_of(site)} == {True}
     assert len(site.outbox.documents) == 2
+
+
+def test_delivery_that_failed_for_another_cause_since_is_asked_about_at_once_too(site: GatewaySite) -> None:
+    _sanction(site)
+    site.deliver()
+    with site.app.database.transaction() as session:
+        for row in session.exec(select(Delivery)).all():
+            note_failure(session, row, "TEMPORARILY_UNABLE", is_permanent=False, now=site.clock.at)
+            row.next_attempt_at = site.clock.at + timedelta(hours=4)
+    _sanction(site, "ES")
+    take_effect(site.app)
+    assert site.deliver() == [DeliveryState.DELIVERED] * 2
+    take_effect(site.app)
+    assert {row.state for row in deliveries_of(site)} == {DeliveryState.DELIVERED}
+
+
+def test_delivery_that_waits_for_no_law_keeps_its_time(site: GatewaySite) -> None:
+    with site.app.database.transaction() as session:
+        for row in session.exec(select(Delivery)).all():
+            note_failure(session, row, "TEMPORARILY_UNABLE", is_permanent=False, now=site.clock.at)
+    take_effect(site.app)
+    assert all(row.next_attempt_at > site.clock.at for row in deliveries_of(site))
+
+
+def test_report_that_the_law_holds_for_a_day_reaches_people(site: GatewaySite) -> None:
+    def badge(person: str, path: str) -> bool:
+        return 'class="count"' in _entry(site.client(person).get(path, headers=PAGE).text, path)
+
+    _sanction(site)
+    site.deliver()
+    assert "readgate_deliveries_long_denied{" not in site.anonymous().get("/metrics").text
+    site.clock.at += timedelta(hours=23)
+    _log_in_again(site)
+    assert "Report held back" not in site.client("po").get("/privacy/reviews", headers=PAGE).text and not badge("h1", "/studies")
+    recorded = len(_decisions(site))
+    site.clock.at += timedelta(hours=2)
+    _log_in_again(site)
+    page = site.client("po").get("/privacy/reviews", headers=PAGE).text
+    assert page.count("Report held back<") == 2 and "TEST_SANCTION" in page
+    assert badge("po", "/privacy/reviews") and badge("h1", "/studies") and not badge("h2", "/studies")
+    assert 'readgate_deliveries_long_denied{hospital="h1"} 2.0' in site.anonymous().get("/metrics").text
+    assert len(_decisions(site)) == recorded, "looking decides nothing"
+    _sanction(site, "ES")
+    take_effect(site.app)
+    site.deliver()
+    assert "Report held back<" not in site.client("po").get("/privacy/reviews", headers=PAGE).text
+    assert "readgate_deliveries_long_denied{" not in site.anonymous().get("/metrics").text
+
+
+def _log_in_again(site: GatewaySite) -> None:
+    """At their next use: the sessions have run out."""
+    site._clients.clear()
+
+
+def _entry(page: str, path: str) -> str:
+    """The navigation's entry of this page."""
+    start = page.index(f'href="{path}"', page.index("<nav"))
+    return page[start : page.index("</a>", start)]
+
+
+def test_copy_that_was_made_before_the_law_said_no_is_not_downloaded(site: GatewaySite) -> None:
+    site.outbox.refusal = TemporarilyUnable("the archive is away")
+    site.deliver()
+    _sanction(site)
+    site.clock.at += timedelta(minutes=5)
+    before = len(_decisions(site))
+    answer = site.client("h1").get("/studies/1/report.pdf", headers=PAGE)
+    assert answer.status_code == 403 and "TEST_SANCTION" in answer.text and "%PDF" not in answer.text
+    last = _decisions(site)[-1]
+    assert len(_decisions(site)) == before + 1 and last.reasons == ["TEST_SANCTION"]
+    entry = [one for one in entries_of(site, EventType.DELIVER) if one.actor == "h1"][-1]
+    assert (entry.decision_digest, entry.detail["reason"], entry.detail["reasons"]) == (last.digest, LAW_SAYS_NO, ["TEST_SANCTION"])
+    _sanction(site, "ES")
+    site.clock.at += timedelta(minutes=1)
+    answer = site.client("h1").get("/studies/1/report.pdf", headers=PAGE)
+    entry = [one for one in entries_of(site, EventType.DELIVER) if one.actor == "h1"][-1]
+    assert answer.content.startswith(b"%PDF-") and entry.decision_digest == _decisions(site)[-1].digest and is_log_sound(site)
+
+
+def test_report_that_its_hospital_has_is_downloaded_whatever_came_since(site: GatewaySite) -> None:
+    site.deliver()
+    _sanction(site)
+    decided = len(_decisions(site))
+    answer = site.client("h1").get("/studies/1/report.pdf", headers=PAGE)
+    assert answer.content.startswith(b"%PDF-") and len(_decisions(site)) == decided
 
 
 def _withdraw_consent(site: GatewaySite) -> None:

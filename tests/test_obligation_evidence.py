@@ -96,3 +96,29 @@ def test_a_final_report_breaks_preliminary_only(site: GatewaySite) -> None:
         row = session.exec(select(DecisionRow).where(DecisionRow.action == "SIGN_FINAL")).first()
     assert row is not None
     assert states(site, DecisionRow(**{**row.model_dump(), "obligations": ["PRELIMINARY_ONLY"]})) == {"PRELIMINARY_ONLY": "Not met"}
+
+
+def test_another_claim_of_the_reader_on_the_study_shows_nothing_for_this_one(site: GatewaySite) -> None:
+    open_images(site)
+    row = decided(site, "NOTIFY_PO", "REVIEW_72H")
+    about: dict[str, Any] = {
+        "hospital_id": "h1", "reader_id": "r1", "study_instance_uid": site.study.study_instance_uid,
+        "procedure_step_uid": "2.25.4711", "decision_digest": "sha256:later", "now": site.clock.at,
+    }  # fmt: skip
+    with site.app.database.transaction() as session:
+        open_review(session, **about)
+        notify_privacy_officer(session, **about, subject="NOTIFY_PO")
+    assert states(site, row) == {"NOTIFY_PO": "Not met", "REVIEW_72H": "Not met"}
+
+
+def test_notice_made_under_the_first_decision_of_a_claim_stands_for_its_later_ones(site: GatewaySite) -> None:
+    step_uid = open_images(site)
+    row = decided(site, "NOTIFY_PO", "REVIEW_72H")
+    about: dict[str, Any] = {
+        "hospital_id": "h1", "reader_id": "r1", "study_instance_uid": site.study.study_instance_uid,
+        "procedure_step_uid": step_uid, "decision_digest": "sha256:earlier", "now": site.clock.at,
+    }  # fmt: skip
+    with site.app.database.transaction() as session:
+        open_review(session, **about)
+        notify_privacy_officer(session, **about, subject="NOTIFY_PO")
+    assert states(site, row) == {"NOTIFY_PO": "Met", "REVIEW_72H": "Waiting"}

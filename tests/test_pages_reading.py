@@ -10,7 +10,7 @@ import pytest
 from sqlmodel import col, select
 
 from compliance.audit import AuditEntry, EventType, Outcome, tree_head
-from compliance.credential import standing_credentials
+from compliance.credential import Evidence, standing_credentials
 from compliance.hospital import Hospital
 from compliance.study import open_study_key, require_study, seal_order_text, series_of
 from gateway.register_effects import take_effect
@@ -243,6 +243,17 @@ def test_whom_the_law_refuses_learns_of_a_study_its_urgency_modality_and_the_rea
     for query in (f"q={study.patient_pseudonym}", f"q={study.description.split()[0]}", f"hospital={study.hospital_id}"):
         assert site.step_uid not in site.client("r3").get(f"/worklist?state=refused&{query}", headers=PAGE).text
     assert site.step_uid in site.client("r1").get(f"/worklist?q={study.patient_pseudonym}", headers=PAGE).text
+
+
+def test_whom_the_law_refuses_learns_the_kind_of_what_concerns_patient_and_hospital_and_no_detail(site: GatewaySite) -> None:
+    with site.app.database.transaction() as session:
+        for row in session.exec(select(Evidence)).all():
+            row.withdrawn_at = site.clock.at
+            session.add(row)
+    page = site.client("r3").get("/worklist?state=refused", headers=PAGE).text
+    row_of_page = page[page.index("<tbody>") : page.index("</tbody>")]
+    assert "EVIDENCE_" in row_of_page and "CRED_LICENCE_EXPIRED:ES" in row_of_page
+    assert not re.search(r"EVIDENCE_[A-Z]+:", row_of_page)
 
 
 def test_addendum_starts_empty_and_correction_with_the_text(site: GatewaySite) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 from sqlmodel import Session, col, select
 
 from compliance import audit
+from compliance.bulkhead import bulkhead
 from compliance.counters import lock_counters
 from compliance.credential import require_reader
 from compliance.database import Database
@@ -221,29 +222,37 @@ def release(
 def expire_leases(database: Database, *, now: datetime, new_uid: Callable[[], str]) -> list[str]:
     """Every claim whose lease ran out, or whose login ended, is back on the list; the UIDs of the steps that ended."""
     ended = []
-    with database.transaction() as session:
-        steps = session.exec(
-            select(ProcedureStep)
+    with database.reading() as session:
+        uids = session.exec(
+            select(ProcedureStep.procedure_step_uid)
             .where(ProcedureStep.state == State.IN_PROGRESS)
             .order_by(col(ProcedureStep.procedure_step_uid))
-            .with_for_update()
         ).all()
-        for step in steps:
-            login = session.get(LoginSession, step.login_digest) if step.login_digest else None
-            is_running = step.lease_expires_at is not None and now < step.lease_expires_at
-            if is_running and login is not None and is_live(login, now):
-                continue
-            ended.append(step.procedure_step_uid)
-            end_claim(
-                session,
-                step,
-                actor="readgate/expire",
-                reason="LEASE_EXPIRED",
-                event_type=audit.EventType.LEASE_EXPIRED,
-                now=now,
-                new_uid=new_uid,
-            )
+    for uid in uids:
+        with bulkhead("expire_leases", procedure_step_uid=uid):
+            with database.reading() as session:
+                if _is_running(session, require_step(session, uid), now):
+                    continue
+            with database.transaction() as session:
+                step = locked_step(session, uid)
+                if step.state != State.IN_PROGRESS or _is_running(session, step, now):
+                    continue
+                end_claim(
+                    session,
+                    step,
+                    actor="readgate/expire",
+                    reason="LEASE_EXPIRED",
+                    event_type=audit.EventType.LEASE_EXPIRED,
+                    now=now,
+                    new_uid=new_uid,
+                )
+            ended.append(uid)
     return ended
+
+
+def _is_running(session: Session, step: ProcedureStep, now: datetime) -> bool:
+    login = session.get(LoginSession, step.login_digest) if step.login_digest else None
+    return step.lease_expires_at is not None and now < step.lease_expires_at and login is not None and is_live(login, now)
 
 
 def end_claim(

@@ -14,6 +14,7 @@ from typing import Any
 from sqlmodel import Session, col, select
 
 from compliance import audit
+from compliance.bulkhead import bulkhead
 from compliance.credential import Reader
 from compliance.decision import Decision, decide_many
 from compliance.decision_log import record_decisions
@@ -22,6 +23,7 @@ from compliance.lawbook import LawBundle
 from compliance.principal import Principal
 from compliance.route_facts import gather_route_facts
 from compliance.study import Study
+from crypto.errors import Conflict, IntegrityFailure, TemporarilyUnable
 from crypto.keys import KeyStore
 from worklist.procedure_step import State, WorkitemCode
 from worklist.routed_reader import eligible_ids, forget_routing, keep_routing, refusals_of, routing_of
@@ -121,7 +123,7 @@ def decide_for_all(
     ).all()
     decided = decide_for_readers(session, law, study, readers, now=now, keys=keys)
     assert study.study_pk is not None
-    gone = routing_of(session, study.study_pk).keys() - {reader.reader_id for reader in readers}
+    gone = routing_of(session, study.study_pk).keys() - decided_ids(decided)
     forget_routing(session, study.study_pk, sorted(gone))
     record_routing(session, law, study, decided, now=now)
     return eligible_ids(session, study.study_pk), refusals_of(session, study.study_pk)
@@ -130,9 +132,37 @@ def decide_for_all(
 def decide_for_readers(
     session: Session, law: LawBundle, study: Study, readers: Sequence[Reader], *, now: datetime, keys: KeyStore | None = None
 ) -> list[tuple[dict[str, Any], Decision]]:
-    """(facts, decision) on offering the study to each of `readers`; nothing is recorded."""
+    """(facts, decision) on offering the study to each of `readers`; nothing is recorded. About whom nothing can be decided is left out.
+
+    Raises: IntegrityFailure where that is every one of them: then it is the study.
+    """
+    try:
+        return _decide_together(session, law, study, readers, now, keys)
+    except (TemporarilyUnable, Conflict):
+        raise
+    except Exception:
+        if len(readers) < 2:
+            raise
+    # One reader whose rows contradict each other must not keep the study from all: asked one by one, they alone are left out.
+    found: list[tuple[dict[str, Any], Decision]] = []
+    for reader in readers:
+        with bulkhead("route", principal_id=reader.reader_id, study_instance_uid=study.study_instance_uid):
+            found += _decide_together(session, law, study, [reader], now, keys)
+    if not found:
+        raise IntegrityFailure("nothing can be decided about the study for any reader")
+    return found
+
+
+def _decide_together(
+    session: Session, law: LawBundle, study: Study, readers: Sequence[Reader], now: datetime, keys: KeyStore | None
+) -> list[tuple[dict[str, Any], Decision]]:
     documents = gather_route_facts(session, study, readers, at=now, keys=keys)
     return list(zip(documents, decide_many(documents, law), strict=True))
+
+
+def decided_ids(decided: Sequence[tuple[dict[str, Any], Decision]]) -> set[str]:
+    """The readers these decisions are about."""
+    return {str(facts["reader"]["id"]) for facts, _ in decided}
 
 
 def record_routing(
