@@ -3,8 +3,9 @@
 Why: a sync of a file that grew waits for a commit of the file system's journal; of blocks that were written before, for the device alone.
 
 Invariants
-- `<id>.blank` in this directory is durable, whole and has no reader; with a segment's header in it, it is a segment whose new name was
-  lost with the power, and `settle` gives it that name.
+- `<id>.blank` in this directory is durable, its name too, whole and has no reader. Its blocks are written without another commit of the
+  journal, so no name that does not last may be taken: until its directory was synced, its maker holds its lock.
+- With a segment's header in it, whatever it is called, it is a segment whose new name was lost with the power: `settle` gives it that name.
 - Whoever takes one holds its lock from before the first byte of a header until it is closed as a segment.
 - Nothing here is needed: where there is no blank file, or no room for one, a segment grows as it is written.
 """
@@ -22,7 +23,7 @@ from pathlib import Path
 
 from crypto.disk import BLOCK_BYTES, Disk
 from crypto.errors import IntegrityFailure
-from crypto.spool_format import SEGMENT_HEADER_BYTES_MAX, SEGMENT_MAGIC, SEGMENT_PREFIX, unpack_segment_header, whole_blocks
+from crypto.spool_format import SEGMENT_HEADER_BYTES_MAX, SEGMENT_MAGIC, SEGMENT_PREFIX, unpack_segment_header
 
 BLANK_BYTES = 16 * 1024 * 1024
 _SUFFIX = ".blank"
@@ -122,9 +123,12 @@ class BlankSegments:
                 view.release()
             self._disk.fdatasync(descriptor)
             self._disk.rename(temporary, self.path(segment_id))
+            # Before the lock goes: what is acknowledged in this file hangs on its name.
+            self._disk.fsync_directory(self._root)
         except OSError:
-            with contextlib.suppress(OSError):
-                self._disk.unlink(temporary)
+            for leftover in (temporary, self.path(segment_id)):
+                with contextlib.suppress(OSError):
+                    self._disk.unlink(leftover)
             raise
         finally:
             os.close(descriptor)
@@ -136,38 +140,10 @@ class BlankSegments:
         return time.monotonic() - self._taken_at < 1.0
 
     def settle(self, path_of: Callable[[str], Path]) -> bool:
-        """What a crash left is in order: segments have their names (`path_of`), half-made files are gone. Whether a name was given.
-
-        Raises: OSError.
-        """
-        is_renamed = False
-        if not self._root.is_dir():
+        """As `settle_files` of this directory, and what it did here lasts. Raises: OSError."""
+        if not self._root.is_dir() or not settle_files(self._root, path_of, self._disk):
             return False
-        for path in [*self._root.glob("*" + _SUFFIX), *self._root.glob(".*.new")]:
-            with contextlib.suppress(FileNotFoundError):
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                try:
-                    if not lock_file(descriptor, fcntl.LOCK_EX):
-                        continue
-                    if path.suffix == ".new":
-                        self._disk.unlink(path)
-                    elif _read(path, len(SEGMENT_MAGIC)).strip(b"\0"):
-                        is_renamed |= self._settle_one(path, path_of(path.name.removesuffix(_SUFFIX)))
-                finally:
-                    os.close(descriptor)
-        return is_renamed
-
-    def _settle_one(self, path: Path, target: Path) -> bool:
-        content = _read(path, SEGMENT_PREFIX.size + SEGMENT_HEADER_BYTES_MAX + BLOCK_BYTES)
-        try:
-            end = whole_blocks(unpack_segment_header(content)[3])
-        except IntegrityFailure:
-            end = BLOCK_BYTES
-            # A frame is written only when the header lasts: with nothing behind it, this header was cut short by the power.
-            if not content[end:].strip(b"\0"):
-                self._disk.unlink(path)
-                return False
-        self._disk.rename(path, target)
+        self._disk.fsync_directory(self._root)
         return True
 
 
@@ -199,6 +175,52 @@ class BlankSupply:
 
     def _goes_on(self, length: int) -> bool:
         return not self._stopping.is_set() and self._may_fill(length)
+
+
+def settle_files(root: Path, path_of: Callable[[str], Path], disk: Disk) -> bool:
+    """What a crash left in `root` is in order: segments have their names (`path_of`), half-made files are gone. Whether any was a segment.
+
+    A name may be older than its file's content: the content was synced, and the power took the rename back. So the content decides.
+
+    Raises: OSError.
+    """
+    was_segment = False
+    for path in [*root.glob("*" + _SUFFIX), *root.glob(".*.new")]:
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                if not lock_file(descriptor, fcntl.LOCK_EX):
+                    continue
+                if _may_have_frames(path):
+                    _give_name(path, path_of(path.stem.removeprefix(".")), disk)
+                    was_segment = True
+                elif path.suffix == ".new" or _read(path, len(SEGMENT_MAGIC)).strip(b"\0"):
+                    disk.unlink(path)
+            finally:
+                os.close(descriptor)
+    return was_segment
+
+
+def _may_have_frames(path: Path) -> bool:
+    content = _read(path, SEGMENT_PREFIX.size + SEGMENT_HEADER_BYTES_MAX)
+    if not content[: len(SEGMENT_MAGIC)].strip(b"\0"):
+        return False
+    try:
+        unpack_segment_header(content)
+    except IntegrityFailure:
+        # A frame is written only when the header lasts: with zeros alone behind it, to the end of the file, it was cut short by the power.
+        with path.open("rb") as file:
+            file.seek(BLOCK_BYTES)
+            return any(stretch.strip(b"\0") for stretch in iter(lambda: file.read(_STEP_BYTES), b""))
+    return True
+
+
+def _give_name(path: Path, target: Path, disk: Disk) -> None:
+    if target.exists() and os.path.samestat(path.stat(), target.stat()):
+        # Both halves of a rename, and only the first of them lasted; to rename one name of a file to its other does nothing.
+        disk.unlink(path)
+    else:
+        disk.rename(path, target)
 
 
 def lock_file(descriptor: int, kind: int) -> bool:

@@ -25,7 +25,7 @@ from typing import Any
 
 from crypto.aead_stream import CHUNK_BYTES, StreamSealer
 from crypto.append_only_file import AppendOnlyFile, Part
-from crypto.blank_segments import BLANK_BYTES, BlankSegments, BlankSupply, lock_file
+from crypto.blank_segments import BLANK_BYTES, BlankSegments, BlankSupply, lock_file, settle_files
 from crypto.canonical import canonical_json
 from crypto.disk import BLOCK_BYTES, Disk
 from crypto.errors import BadInput, Conflict, NotFound, RefusedContent, TemporarilyUnable
@@ -73,6 +73,9 @@ class Spool:
         self._buffers: list[memoryview] = []
         try:
             self._disk.make_directory(root)
+            # Whoever made it may have died before its name lasted; a parent that we cannot open is not of our making.
+            with contextlib.suppress(PermissionError):
+                self._disk.fsync_directory(root.parent)
             self._sweep()
         except OSError:
             raise BadInput("the spool's directory cannot be used; check its owner and the file system") from None
@@ -152,7 +155,7 @@ class Spool:
         return self._root / f"{segment_id}{_SUFFIX}"
 
     def _create(self, hospital_id: str, facts: dict[str, str | int]) -> tuple[SegmentKeys, AppendOnlyFile, int]:
-        """A segment with its header, durable under its name or findable without it, and locked; and its bytes on the disk so far."""
+        """A segment with its header, durable under its name and locked; and its bytes on the disk so far."""
         blank = self._blanks.take()
         segment_id, descriptor = blank or (os.urandom(16).hex(), -1)
         path = self._path(segment_id)
@@ -170,9 +173,10 @@ class Spool:
             self._disk.fdatasync(descriptor)
             # Only now does it get a segment's name: whatever has one has a whole header.
             self._disk.rename(temporary, path)
-            if blank is None:
-                self._disk.fsync_directory(self._root)
-            # A blank file's old name is durable. If we crash before its new one is, `settle` finds the header in it.
+            # The new name first: if we crash between the two the file has both, never none.
+            self._disk.fsync_directory(self._root)
+            if blank is not None:
+                self._disk.fsync_directory(temporary.parent)
         except BaseException as failure:
             for leftover in (temporary, path):
                 with contextlib.suppress(OSError):
@@ -207,15 +211,8 @@ class Spool:
 
     def _sweep(self) -> None:
         """Puts in order what a writer left that died before its segment had a name. A living one holds its lock."""
-        for path in self._root.glob(".*.new"):
-            with contextlib.suppress(FileNotFoundError):
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                try:
-                    if lock_file(descriptor, fcntl.LOCK_EX):
-                        self._disk.unlink(path)
-                finally:
-                    os.close(descriptor)
-        if self._blanks.settle(self._path):
+        was_segment = settle_files(self._root, self._path, self._disk)
+        if self._blanks.settle(self._path) or was_segment:
             self._disk.fsync_directory(self._root)
 
 

@@ -4,7 +4,8 @@ Invariants
 - A success is answered only after the port has returned it.
 - A data set is read to its end whatever becomes of it, so that the answer reaches a sender that is still sending; only one of more than
   twice the largest size is cut short.
-- The payload lies in the window from the socket until the port has it: it is copied nowhere here.
+- The payload lies in the window from the socket until the port has it: it is copied nowhere here, and how many views of it there are
+  does not depend on the size of the sender's fragments.
 - A commitment result that the peer has not confirmed when the association ends goes back to the port.
 """
 
@@ -24,6 +25,9 @@ from gateway.pdu import PduReader, ProtocolViolation
 from gateway.storage_commitment import CommitmentRequest, encode_commitment_result, event_type_of, parse_commitment_request
 
 _T = TypeVar("_T")
+#: So many fragments are looked at together, and become one where they have less than 4 KiB on average: a view takes 200 bytes.
+_RUN_FRAGMENTS = 1024
+_RUN_BYTES_MIN = _RUN_FRAGMENTS * 4096
 
 
 class DimseScp:
@@ -125,6 +129,11 @@ class DimseScp:
             drained += len(fragment)
             if drained > self._limits.window_bytes:
                 raise ProtocolViolation("dataset_too_large", abort_reason=dimse.ABORT_REASON_NOT_SPECIFIED)
+            self._forget_when_full()
+
+    def _forget_when_full(self) -> None:
+        # Not after each fragment: what came ahead is moved, up to a MiB, and a fragment may have one byte.
+        if self._reader.is_full:
             self._reader.forget()
 
     # --- C-STORE ---------------------------------------------------------------------------------------------------------
@@ -161,7 +170,7 @@ class DimseScp:
 
     def _receive_dataset(self, context: AcceptedContext, head: InstanceHead, status: int | None, deadline: float) -> int:
         """Read the data set to its end, whatever becomes of it, and return the status."""
-        parts: list[memoryview] = []
+        payload = _Payload(self._reader)
         total, is_last = 0, False
         large: LargeInstance | None = None
         try:
@@ -169,7 +178,7 @@ class DimseScp:
                 fragment, is_last = self._read_dataset_fragment(context, deadline)
                 total += len(fragment)
                 if status is None and len(fragment):
-                    parts.append(fragment)
+                    payload.add(fragment)
                 if total > self._limits.instance_bytes_max:
                     if total > 2 * self._limits.instance_bytes_max:
                         raise ProtocolViolation("instance_too_large", abort_reason=dimse.ABORT_REASON_NOT_SPECIFIED)
@@ -177,16 +186,16 @@ class DimseScp:
                 if is_last or not self._reader.is_full:
                     continue
                 if status is None:
-                    status, large = self._hand_on(head, large, parts)
-                parts = []
+                    status, large = self._hand_on(head, large, payload.parts)
+                payload = _Payload(self._reader)
                 self._reader.forget()
             if status is None and large is not None:
-                status, large = self._hand_on(head, large, parts)
+                status, large = self._hand_on(head, large, payload.parts)
                 if status is None and large is not None:
                     finishing, large = large, None
                     status = self._ask(finishing.finish)
             elif status is None:
-                status = self._hand_over(head, parts)
+                status = self._hand_over(head, payload.parts)
         finally:
             if large is not None:
                 self._ask(large.discard)
@@ -255,7 +264,7 @@ class DimseScp:
         while not is_last:
             fragment, is_last = self._read_dataset_fragment(context, deadline)
             encoded += fragment
-            self._reader.forget()
+            self._forget_when_full()
             if len(encoded) > self._limits.window_bytes:
                 raise ProtocolViolation("dataset_too_large", abort_reason=dimse.ABORT_REASON_NOT_SPECIFIED)
         if context.sop_class_uid != STORAGE_COMMITMENT_PUSH_MODEL or command.uid(0x0003) != STORAGE_COMMITMENT_PUSH_MODEL.encode():
@@ -277,6 +286,28 @@ class DimseScp:
             del self._reports[message_id]
         else:
             self._log.warning("storage_commitment_report_refused", status=f"0x{status:04X}")
+
+
+class _Payload:
+    """The fragments of a data set, in order, as few views of the window."""
+
+    def __init__(self, reader: PduReader) -> None:
+        self.parts: list[memoryview] = []
+        self._reader = reader
+        #: The first part of the run that is not long enough yet, and where that lies.
+        self._first, self._offset = 0, 0
+
+    def add(self, fragment: memoryview) -> None:
+        """`fragment` is what the reader has just read."""
+        parts = self.parts
+        if len(parts) == self._first:
+            self._offset = self._reader.fragment_offset
+        parts.append(fragment)
+        if len(parts) - self._first == _RUN_FRAGMENTS:
+            run = parts[self._first :]
+            if sum(map(len, run)) < _RUN_BYTES_MIN:
+                parts[self._first :] = [self._reader.gathered(run, self._offset)]
+            self._first = len(parts)
 
 
 def _release(parts: list[memoryview]) -> None:

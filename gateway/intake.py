@@ -20,7 +20,7 @@ from typing import Any
 import structlog
 
 from compliance import audit
-from compliance.crosswalk import lookup_secret
+from compliance.crosswalk import accession_digest, lookup_secret
 from compliance.database import Database
 from compliance.hospital import DicomPeer
 from crypto.canonical import keyed_digest
@@ -207,8 +207,7 @@ class GatewayIntake:
         }
         if facts.accession_number and facts.accession_number.isascii():
             # As `accession_lookup` makes it. Outside ASCII it depends on the character set, which nobody decodes here.
-            accession_number = facts.accession_number.decode("ascii").strip()
-            header["order_lookup"] = keyed_digest(session.lookup_key, "accession", accession_number)
+            header["order_lookup"] = accession_digest(session.lookup_key, facts.accession_number.decode("ascii"))
         return header
 
     # -- inside
@@ -296,7 +295,7 @@ class LargeIntake:
         self._pieces: list[list[int]] = []
         self._segment_id: str | None = None
         intake.limits.require_instance(session.hospital_id)
-        self._segment = intake.segment_of(session)
+        self._segment: SegmentWriter | None = None
 
     def append(self, parts: Sequence[memoryview]) -> None:
         if self._facts is None:
@@ -305,12 +304,15 @@ class LargeIntake:
         for part in parts:
             self._digest.update(part)
             self._bytes += part.nbytes
+        if self._segment is None:
+            # Not before the header was checked: a sender of nonsense makes no files.
+            self._segment = self._intake.segment_of(self._session)
         position = self._segment.append_behind({"piece": len(self._pieces)}, parts, in_segment=self._segment_id)
         self._segment_id = position.segment_id
         self._pieces.append([position.offset, position.length])
 
     def finish(self) -> int:
-        assert self._facts is not None, "the listener hands over at least one piece"
+        assert self._facts is not None and self._segment is not None, "the listener hands over at least one piece"
         header = self._intake.frame_header(self._session, self._head, self._facts, self._bytes, self._digest.hexdigest())
         header["pieces"] = self._pieces
         # If we crash before this returns, some pieces are on the disk and nothing names them.

@@ -4,7 +4,8 @@ Invariants, for every byte a peer may send:
 - A length is compared with the cap of its PDU type before anything is allocated or awaited for it:
   A-ASSOCIATE-RQ 64 KiB, P-DATA-TF the maximum we announced, all others exactly 4 bytes.
 - The items of a P-DATA-TF fill it exactly; an item has at least its 2-byte head.
-- A fragment goes from the socket into the window of its connection and stays there; only what came too early for a full window is moved.
+- A fragment goes from the socket into the window of its connection and stays there; moved is only what came too early for a full window,
+  and many small ones, together.
 - Every read has an absolute deadline, fixed when the wait for the PDU began.
 """
 
@@ -14,6 +15,7 @@ import contextlib
 import mmap
 import struct
 import time
+from collections.abc import Sequence
 from enum import IntEnum
 
 from crypto.errors import RefusedContent
@@ -83,6 +85,7 @@ class PduReader:
         self._start, self._end = 0, 0
         #: Bytes of the current P-DATA-TF that were not read yet, including the head of its next item.
         self._pdu_left = 0
+        self._fragment_offset = 0
         self._short_pdu = b""
         self._deadline = 0.0
 
@@ -114,6 +117,23 @@ class PduReader:
     def is_full(self) -> bool:
         """True if the fragments read since `forget` leave no room in the window for another beside them."""
         return self._start >= self._full
+
+    @property
+    def fragment_offset(self) -> int:
+        """Where in the window the last item but its head began: what `gathered` is told of the first of its fragments. Until `forget`."""
+        return self._fragment_offset
+
+    def gathered(self, fragments: Sequence[memoryview], offset: int) -> memoryview:
+        """The fragments, read one after the other, of which the first lies at `offset`, as one view; their own are released.
+
+        They move together within the window, so that many small ones take no memory beside it.
+        """
+        window, end = self._window.view, offset
+        for fragment in fragments:
+            start, end = end, end + len(fragment)
+            window[start:end] = fragment
+            fragment.release()
+        return window[offset:end]
 
     def forget(self) -> None:
         """The fragments read so far are done with; their views must not be used any more."""
@@ -175,7 +195,7 @@ class PduReader:
                 raise MessageInterrupted(kind)
         length = self._item_length()
         self._require(_LENGTH.size + length)
-        start = self._start + _LENGTH.size + FRAGMENT_HEAD_BYTES
+        self._fragment_offset = start = self._start + _LENGTH.size + FRAGMENT_HEAD_BYTES
         self._start += _LENGTH.size + length
         self._pdu_left -= _LENGTH.size + length
         view = self._window.view

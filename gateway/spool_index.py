@@ -92,15 +92,15 @@ class SpoolIndex:
             # A closed segment does not change: it is read once, however often this is called.
             if segment_id in self._recovered or self._spool.is_open(segment_id):
                 continue
-            frames, records, is_whole = self._read(segment_id)
+            frames, is_whole = self._read(segment_id)
             with self._database.reading() as session:
                 known = set(session.exec(select(ReceivedInstance.frame_offset).where(ReceivedInstance.segment_id == segment_id)).all())
             batch = [frame for frame in frames if frame.position.offset not in known]
             for start in range(0, len(batch), _BATCH_MAX):
                 index_frames(self._database, batch[start : start + _BATCH_MAX])
             found += len(batch)
-            # One without any record may be a segment just made, whose writer does not hold it yet.
-            if is_whole and records:
+            # Also one without any record: a segment is locked before it has its name, so nobody writes what is not open, ever again.
+            if is_whole:
                 self._recovered.add(segment_id)
         if found:
             log.info("spool_recovered", instances=found)
@@ -111,28 +111,27 @@ class SpoolIndex:
         """Closed segments that `recover` read to their end without damage: every instance in them has its row."""
         return frozenset(self._recovered)
 
-    def _read(self, segment_id: str) -> tuple[list[SpooledFrame], int, bool]:
-        """The instances of a segment, how many records it has, and whether all could be opened: one that cannot hides no other."""
+    def _read(self, segment_id: str) -> tuple[list[SpooledFrame], bool]:
+        """The instances of a segment, and whether all its records could be opened: one that cannot hides no other."""
         found: list[SpooledFrame] = []
-        records, is_whole = 0, True
+        is_whole = True
         try:
             reader = self._spool.read_segment(segment_id)
         except NotFound:
             # Another worker archived and removed it meanwhile.
-            return found, 0, False
+            return found, False
         except IntegrityFailure:
             log.error("spool_segment_damaged", segment_id=segment_id)
-            return found, 0, False
+            return found, False
         while True:
             try:
                 position, header, _payload = next(reader)
             except StopIteration:
-                return found, records, is_whole
+                return found, is_whole
             except IntegrityFailure:
                 log.error("spool_frame_damaged", segment_id=segment_id)
                 is_whole = False
                 continue
-            records += 1
             if "piece" not in header:
                 found.append(SpooledFrame(position, header))
 
@@ -213,11 +212,12 @@ def index_frames(database: Database, frames: Sequence[SpooledFrame]) -> None:
         session.execute(insert(ReceivedInstance), rows)
         for study in again:
             _hold_again(session, study)
-        orders = {studies[_study_key(frame)].received_study_pk or 0: frame.header.get("order_lookup", "") for frame in fresh}
+        # Of several accession numbers the first counts, as in the identity of the study.
+        orders = {studies[_study_key(frame)].received_study_pk or 0: lookup for frame in reversed(fresh) if (lookup := _order_of(frame))}
         note_expected_reached(
             session,
             [(study, counts_before[key]) for key, study in studies.items()],
-            {study_pk: lookup for study_pk, lookup in orders.items() if lookup},
+            orders,
         )
         add_usage(session, added_bytes)
         session.add_all(studies.values())
@@ -343,6 +343,10 @@ def _study_key(frame: SpooledFrame) -> tuple[str, str]:
 
 def _instance_key(frame: SpooledFrame) -> tuple[str, str]:
     return str(frame.header["hospital_id"]), str(frame.header["instance_lookup"])
+
+
+def _order_of(frame: SpooledFrame) -> str:
+    return str(frame.header.get("order_lookup", ""))
 
 
 def _received_at(frame: SpooledFrame) -> datetime:

@@ -14,7 +14,7 @@ from crypto.disk import BLOCK_BYTES, Disk
 from crypto.errors import IntegrityFailure, TemporarilyUnable
 from crypto.keys import FileKeyStore
 from crypto.spool import SegmentWriter, Spool
-from tests.faulty_disk import FaultyDisk, fail_nth
+from tests.faulty_disk import FaultyDisk, fail_every, fail_nth
 from tests.test_spool import FACTS, append_some, crash, path_of, payload, read_all
 
 
@@ -233,3 +233,61 @@ def test_nth_failing_effect_never_loses_what_was_acknowledged(tmp_path: Path, ke
         if number >= effects:
             break
     assert number >= 8
+
+
+@pytest.mark.parametrize("name", ["blank/.{}.new", "blank/{}.blank", ".{}.new"])
+def test_no_name_hides_a_segment_with_frames(tmp_path: Path, keys: FileKeyStore, name: str) -> None:
+    """The content was synced; what the file is called is what the power left of its renames."""
+    spool = with_blanks(tmp_path, keys, 1)
+    writer = spool.open_segment("h1", FACTS)
+    positions = append_some(writer, 3)
+    abandon(spool, writer)
+    path_of(tmp_path, writer.segment_id).rename(tmp_path / "spool" / name.format(writer.segment_id))
+    again = Spool(tmp_path / "spool", keys)
+    assert [position for position, _, _ in again.read_segment(writer.segment_id)] == positions
+    assert not blanks_of(tmp_path)
+
+
+def test_file_with_both_names_keeps_the_new_one(tmp_path: Path, keys: FileKeyStore) -> None:
+    spool = with_blanks(tmp_path, keys, 1)
+    writer = spool.open_segment("h1", FACTS)
+    positions = append_some(writer, 2)
+    abandon(spool, writer)
+    (tmp_path / "spool" / "blank" / f"{writer.segment_id}.blank").hardlink_to(path_of(tmp_path, writer.segment_id))
+    again = Spool(tmp_path / "spool", keys)
+    assert [position for position, _, _ in again.read_segment(writer.segment_id)] == positions
+    assert not blanks_of(tmp_path)
+
+
+def test_damaged_header_far_before_the_next_byte_is_told_too(tmp_path: Path, keys: FileKeyStore) -> None:
+    with_blanks(tmp_path, keys, 1)
+    (blank,) = blanks_of(tmp_path)
+    with blank.open("r+b") as file:
+        file.write(b"RGSP\x02\0\0\0\0\0\xff\xff")
+        file.seek(BLANK_BYTES - BLOCK_BYTES)
+        file.write(b"R")
+    assert Spool(tmp_path / "spool", keys).segments() == [blank.stem]
+
+
+def test_blank_file_is_taken_by_nobody_before_its_name_lasts(tmp_path: Path) -> None:
+    class Watched(Disk):
+        def fsync_directory(self, path: Path) -> None:
+            other.look()
+            taken.append(other.take())
+            super().fsync_directory(path)
+
+    taken: list[tuple[str, int] | None] = []
+    other = BlankSegments(tmp_path / "blank", Disk())
+    (tmp_path / "blank").mkdir()
+    assert BlankSegments(tmp_path / "blank", Watched()).fill(1, lambda _: True) == 1
+    assert taken == [None]
+    other.look()
+    assert other.take() is not None
+
+
+def test_blank_file_whose_name_cannot_be_made_to_last_is_none(tmp_path: Path) -> None:
+    (tmp_path / "blank").mkdir()
+    blanks = BlankSegments(tmp_path / "blank", FaultyDisk(fail_every("fsync_directory")))
+    with pytest.raises(OSError, match="injected"):
+        blanks.fill(1, lambda _: True)
+    assert (blanks.names(), blanks.has_any) == ([], False)

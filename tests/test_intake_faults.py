@@ -20,12 +20,13 @@ from pydicom.dataset import Dataset
 from sqlmodel import Session
 
 from compliance.database import Database
-from crypto.errors import TemporarilyUnable
+from crypto.errors import RefusedContent, TemporarilyUnable
 from crypto.spool import Spool
-from gateway.spool_index import SpooledFrame, index_frames
+from gateway.intake_port import InstanceHead
+from gateway.spool_index import SpooledFrame, SpoolIndex, index_frames
 from tests.builders import make_ct_study, payload_of
 from tests.faulty_disk import fail_every, fail_nth
-from tests.intake_site import IntakeSite, intake_site
+from tests.intake_site import EXPLICIT, IntakeSite, intake_site
 
 STUDY = make_ct_study(instances=3, rows=40, columns=40)
 PIECE_BYTES = 2000
@@ -163,9 +164,10 @@ def test_two_processes_that_recover_write_each_row_once(tmp_path: Path) -> None:
         assert_kept(site, acknowledged)
 
 
-@given(cut=st.floats(0, 1), flips=st.lists(st.floats(0, 0.9999), max_size=3))
+# In ten-thousandths, not in floats: those Hypothesis refuses once a library has made this process flush the smallest ones to zero.
+@given(cut=st.integers(0, 10_000), flips=st.lists(st.integers(0, 9_999), max_size=3))
 @settings(max_examples=12, deadline=None)
-def test_torn_and_flipped_tail_costs_no_other_instance(tmp_path_factory: pytest.TempPathFactory, cut: float, flips: list[float]) -> None:
+def test_torn_and_flipped_tail_costs_no_other_instance(tmp_path_factory: pytest.TempPathFactory, cut: int, flips: list[int]) -> None:
     """Bytes behind the last acknowledged one are torn off or flipped, as power loss does with what was not synced."""
     with intake_site(tmp_path_factory.mktemp("torn")) as site:
         acknowledged = send_all(site)[:3]
@@ -178,8 +180,8 @@ def test_torn_and_flipped_tail_costs_no_other_instance(tmp_path_factory: pytest.
         content = bytearray(path.read_bytes())
         tail = len(content) - tail_start
         for flip in flips:
-            content[tail_start + int(flip * tail)] ^= 0x40
-        path.write_bytes(content[: tail_start + int(cut * tail)])
+            content[tail_start + flip * tail // 10_000] ^= 0x40
+        path.write_bytes(content[: tail_start + cut * tail // 10_000])
         site.crash_and_recover()
         found = {bytes(payload) for _, _, payload in _whole(site.spool)}
         assert payload_of(acknowledged[0]) in found
@@ -249,3 +251,29 @@ def test_dropped_instance_leaves_no_row_and_its_pieces_go_with_the_segment(tmp_p
         assert_kept(site, [STUDY[1]])
         assert len(site.instances()) == 1
         assert os.listdir(tmp_path / "spool")
+
+
+# -- segments without an instance
+
+
+def test_closed_segment_without_an_instance_may_be_removed_and_one_being_written_not(tmp_path: Path) -> None:
+    with intake_site(tmp_path) as site:
+        writers = [site.spool.open_segment("h1", {}) for _ in range(3)]
+        for writer in writers[1:]:
+            writer.close()
+        index = SpoolIndex(site.database, site.spool)
+        assert index.recover(now=site.at) == 0
+        assert index.recovered_segments == {writer.segment_id for writer in writers[1:]}
+        writers[0].close()
+        index.recover(now=site.at)
+        assert len(index.recovered_segments) == 3
+
+
+def test_large_instance_refused_for_its_header_makes_no_segment(tmp_path: Path) -> None:
+    with intake_site(tmp_path) as site:
+        head = InstanceHead(STUDY[0].SOPClassUID, "1.2.3", EXPLICIT, 1)
+        large = site.intake.begin_large_instance(site.session(), head)
+        with pytest.raises(RefusedContent):
+            large.append([memoryview(payload_of(STUDY[0]))])
+        large.discard()
+        assert site.spool.segments() == []
