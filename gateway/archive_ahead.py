@@ -1,7 +1,7 @@
 """Originals move to the vault while their study is still coming in, so that less is left to do after its last byte.
 
-Nothing depends on it: what is not moved here the study's job moves (`archive_originals`), and both may do the same at once; the one whose
-rows were written is kept. It works a batch at a time and rests in between: the senders need the processor and the disk more.
+Nothing depends on it: what is not moved here the study's job moves (archiving.py). One worker at a time is at a study, a batch at a time,
+and rests in between: the senders need the processor and the disk more.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from sqlmodel import col, func, select
 
 from crypto.errors import ReadgateError
 from gateway.application import Application
-from gateway.processing import archive_some
+from gateway.archiving import archive_some
 from gateway.received import ReceivedInstance, ReceivedState, ReceivedStudy
 
 log = structlog.get_logger()

@@ -1,6 +1,6 @@
 """From received to routed: originals archived, de-identified, sealed, routed. Each step may run twice and comes out once.
 
-1. `archive_originals`: sealed originals move from the spool into the vault under the study's key, bit for bit.
+1. `archive_originals` (archiving.py): sealed originals move from the spool into the vault under the study's key, bit for bit.
 2. `deidentify_study`: instances that pass `deidentify` go on, those that do not are held back one by one, each with its reason; the
    whole study is held where its identity is in doubt (study_holds.py) or where more is missing than would be left.
    If we crash before its commit, packs nobody refers to are left, which are reclaimed (unsettled_packs.py); the step runs again.
@@ -13,7 +13,6 @@ import os
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
@@ -32,71 +31,27 @@ from compliance.study import require_study
 from crypto.canonical import keyed_uid
 from crypto.errors import RefusedContent
 from crypto.keys import StudyKey
-from crypto.spool import FramePosition
 from crypto.vault import SealedObject
 from gateway.application import Application
+from gateway.archiving import archive_originals, batches, original_payload, study_key_of
 from gateway.header_scan import scan_header
-from gateway.intake import read_spooled_payload
 from gateway.pixel_screening import ConfinedDeidentifier, PixelScreener, ReviewedScreen
 from gateway.received import (
     ReceivedInstance,
     ReceivedState,
     ReceivedStudy,
     distinct_instances,
-    locked_received_study,
     received_study,
 )
 from gateway.study_holds import ACTOR, DUPLICATE_UID_DIFFERENT_CONTENT, OF_THE_WHOLE_STUDY, Refusal, hold_study, partial_items
 from gateway.study_identity import StudyIdentityReader, order_terms, require_same_patient
 from gateway.study_registration import register_study
-from gateway.unsettled_packs import seal_unsettled, settle_packs
+from gateway.unsettled_packs import OwnPacks
 from worklist.routing import Routing, route
 
-__all__ = ["ACTOR", "DUPLICATE_UID_DIFFERENT_CONTENT"]
-#: Sealed together; a crash loses at most the work on this many bytes.
-#: It lies in memory three times over while it is sealed: 16 MiB cost a worker 80 MB, 48 MiB cost it 190, and no batch size is quicker.
-_BATCH_BYTES = 16 * 1024 * 1024
+__all__ = ["ACTOR", "DUPLICATE_UID_DIFFERENT_CONTENT", "archive_originals", "study_key_of"]
 #: Instances of one study de-identified at a time.
 DEIDENTIFIED_AT_ONCE = min(4, os.cpu_count() or 1)
-
-
-def archive_originals(app: Application, received_study_pk: int) -> int:
-    """Every original of the study lies in the vault; how many were moved now. Raises: IntegrityFailure, TemporarilyUnable."""
-    study_key = study_key_of(app, received_study_pk)
-    with app.database.reading() as session:
-        waiting = [row for row in distinct_instances(session, received_study_pk) if row.pack_name is None]
-    for batch in _batches(waiting):
-        _archive(app, study_key, batch)
-    return len(waiting)
-
-
-def archive_some(app: Application, received_study_pk: int) -> int:
-    """As `archive_originals`, of one batch alone."""
-    study_key = study_key_of(app, received_study_pk)
-    with app.database.reading() as session:
-        waiting = [row for row in distinct_instances(session, received_study_pk) if row.pack_name is None]
-    batch = next(_batches(waiting), [])
-    _archive(app, study_key, batch)
-    return len(batch)
-
-
-def _archive(app: Application, study_key: StudyKey, batch: list[ReceivedInstance]) -> None:
-    items = [(uuid.uuid4().hex, read_spooled_payload(app.spool, _position(row))) for row in batch]
-    sealed = seal_unsettled(app, study_key, items)
-    with app.database.transaction() as session:
-        used: list[SealedObject] = []
-        for row, place in zip(batch, sealed, strict=True):
-            kept = session.get(ReceivedInstance, row.instance_pk)
-            if kept is not None and kept.pack_name is None:
-                kept.object_id, kept.pack_name, kept.pack_offset, kept.sealed_length = (
-                    place.object_id,
-                    place.pack_name,
-                    place.offset,
-                    place.length,
-                )
-                session.add(kept)
-                used.append(place)
-        settle_packs(session, used)
 
 
 def deidentify_study(app: Application, received_study_pk: int, screener: PixelScreener | ConfinedDeidentifier) -> str:
@@ -125,32 +80,14 @@ def route_study(app: Application, study_instance_uid: str) -> Routing:
 
 
 def original_of(app: Application, study_key: StudyKey, row: ReceivedInstance) -> IdentifiedDataset:
-    """The instance as it was received, bit for bit. Raises: IntegrityFailure."""
-    if row.pack_name is None:
-        payload = read_spooled_payload(app.spool, _position(row))
-    else:
-        assert row.object_id is not None and row.pack_offset is not None and row.sealed_length is not None
-        payload = app.vault.open(study_key, SealedObject(row.object_id, row.pack_name, row.pack_offset, row.sealed_length))
+    """The instance as it was received, bit for bit. Raises: IntegrityFailure, NotFound, TemporarilyUnable."""
+    payload = original_payload(app, study_key, row)
     return IdentifiedDataset(
         payload=payload,
         transfer_syntax_uid=row.transfer_syntax_uid,
         sop_class_uid=row.sop_class_uid,
         sop_instance_uid=scan_header(payload, row.transfer_syntax_uid).sop_instance_uid,
     )
-
-
-def study_key_of(app: Application, received_study_pk: int) -> StudyKey:
-    """The key of the received study, made at the first call."""
-    with app.database.transaction() as session:
-        received = locked_received_study(session, received_study_pk)
-        if received.study_key_id is not None and received.wrapped_dek is not None:
-            return app.keys.open_study_key(received.hospital_id, received.study_key_id, received.wrapped_dek)
-        # If we crash between the two, a SHRED key without a study is left behind; fsck names it and nothing is sealed under it.
-        study_key_id = uuid.uuid4().hex
-        study_key, wrapped = app.keys.create_study_key(received.hospital_id, study_key_id)
-        received.study_key_id, received.wrapped_dek = study_key_id, wrapped
-        session.add(received)
-        return study_key
 
 
 def _deidentify(
@@ -193,13 +130,14 @@ def _deidentify(
     waiting = [row for row in rows if row.sop_instance_uid is None and not row.is_left_out and row.instance_pk not in held_before]
     outputs: list[tuple[ReceivedInstance, DeidentifiedDataset, SealedObject]] = []
     refusals: list[tuple[ReceivedInstance, Refusal]] = []
-    maker = _Maker(app, study_key, under, screener, decisions)
+    own_packs = OwnPacks(app)
+    maker = _Maker(app, study_key, under, screener, decisions, own_packs)
     with ThreadPoolExecutor(DEIDENTIFIED_AT_ONCE, thread_name_prefix="deidentify") as pool:
-        for batch in _batches(waiting):
+        for batch in batches(waiting):
             answers = list(zip(batch, pool.map(maker.make, batch), strict=True))
             made = [(row, answer) for row, answer in answers if isinstance(answer, DeidentifiedDataset)]
             refusals += [(row, answer) for row, answer in answers if isinstance(answer, Refusal)]
-            sealed = seal_unsettled(app, study_key, [(uuid.uuid4().hex, output.payload) for _, output in made])
+            sealed = own_packs.seal(study_key, [(uuid.uuid4().hex, output.payload) for _, output in made])
             outputs += [(row, output, place) for (row, output), place in zip(made, sealed, strict=True)]
             for _, output in made:
                 output.let_payload_go()
@@ -223,6 +161,7 @@ class _Maker:
     under: Pseudonymity
     screener: PixelScreener | ConfinedDeidentifier
     decisions: PixelDecisions
+    own_packs: OwnPacks
     _own: threading.local = field(default_factory=threading.local)
 
     def make(self, row: ReceivedInstance) -> DeidentifiedDataset | Refusal:
@@ -230,6 +169,8 @@ class _Maker:
         # What is remembered from instance to instance is no thread's but its own.
         if not hasattr(self._own, "under"):
             self._own.under = replace(self.under)
+        # However long the study takes: what it has sealed so far is still wanted.
+        self.own_packs.renew()
         source = original_of(self.app, self.study_key, row)
         screen: ReviewedScreen | None = None
         try:
@@ -260,20 +201,3 @@ def accession_pseudonym(app: Application, hospital_id: str, accession_number: st
 def deid_profile_of(session: Session, hospital_id: str) -> DeidProfile:
     options = require_hospital(session, hospital_id).deidentify_options
     return profile_of(options) if options else TELEREAD
-
-
-def _batches(rows: list[ReceivedInstance]) -> Iterator[list[ReceivedInstance]]:
-    batch: list[ReceivedInstance] = []
-    size = 0
-    for row in rows:
-        if batch and size + row.payload_bytes > _BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-        batch.append(row)
-        size += row.payload_bytes
-    if batch:
-        yield batch
-
-
-def _position(row: ReceivedInstance) -> FramePosition:
-    return FramePosition(row.segment_id, row.frame_offset, row.frame_length)

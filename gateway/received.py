@@ -39,6 +39,8 @@ class ReceivedStudy(SQLModel, table=True):
     complete_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     #: The sender asked for storage commitment: it has sent everything.
     is_commitment_asked: bool = False
+    #: Somebody moves its originals to the vault, and has until then; None while nobody does (archiving.py).
+    archiving_until: datetime | None = Field(default=None, sa_type=UtcDateTime)
     instance_count: int = 0
     #: Made when the study is processed first; originals and de-identified instances are sealed under it.
     study_key_id: str | None = None

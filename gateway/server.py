@@ -17,9 +17,10 @@ import uvicorn
 from compliance import audit
 from crypto.blank_segments import BlankSupply
 from crypto.errors import BadInput
-from gateway.application import Application
+from gateway.application import Application, jobs_url
 from gateway.association_limits import AssociationLimits
 from gateway.dicom_tls import TlsMaterial, server_context
+from gateway.executor_lock import ExecutorLock
 from gateway.http_app import make_http_app
 from gateway.intake import GatewayIntake, free_bytes
 from gateway.intake_limits import HospitalRates
@@ -53,6 +54,7 @@ class Server:
     index: SpoolIndex = field(init=False)
     receiver: Receiver | None = field(init=False, default=None)
     worker: Worker | None = field(init=False, default=None)
+    executor: ExecutorLock | None = field(init=False, default=None)
     law_watch: LawWatch | None = field(init=False, default=None)
     orders: list[OrderListener] = field(init=False, default_factory=list)
     blanks: BlankSupply | None = field(init=False, default=None)
@@ -80,6 +82,7 @@ class Server:
                 for listener in self.orders:
                     listener.start()
             if self.role in (ProcessRole.ALL, ProcessRole.WORKER):
+                self.executor = ExecutorLock(app.data, jobs_url(app.data, app.settings), app.settings.jobs.executor_id)
                 self.worker = Worker(app, self.index)
                 self.worker.start()
             if self.role in (ProcessRole.ALL, ProcessRole.WEB):
@@ -103,6 +106,8 @@ class Server:
             self._http_thread.join(timeout=15)
         if self.worker is not None:
             self.worker.stop()
+        if self.executor is not None:
+            self.executor.release()
         if self.law_watch is not None:
             self.law_watch.stop()
         self.index.flush()

@@ -1,6 +1,7 @@
 """One `readgate serve`: a process in a role, and where there are several receivers the parent that keeps that many of them on one port.
 
-Stopping (SIGTERM, SIGINT) drains: the server ends its associations, writes its rows and finishes its jobs; a second signal changes nothing.
+Signals are remembered from the first act on (serve_signals.py). Stopping (SIGTERM, SIGINT) drains: the server ends its associations, writes
+its rows and finishes its jobs; a second signal changes nothing.
 """
 
 from __future__ import annotations
@@ -11,12 +12,10 @@ import select
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import structlog
@@ -24,6 +23,7 @@ import structlog
 from crypto.errors import BadInput
 from gateway.config import Settings, load_settings
 from gateway.logs import configure_logs
+from gateway.serve_signals import ServeSignals, waiting_signals
 
 if TYPE_CHECKING:
     from gateway.server import Server
@@ -34,6 +34,10 @@ _RESTARTS_PER_MINUTE_MAX = 5
 _POLL_SECONDS = 0.2
 #: What a receiver may need to end beyond its drain time.
 _STOP_SECONDS = 15.0
+#: A successor that does not listen by then will not.
+_LISTEN_SECONDS = 60.0
+#: Until one that did not come up in a rolling restart is tried again.
+_RETRY_SECONDS = 30.0
 
 
 def serve(data: Path, role: str, *, receiver: int | None = None, ready: int | None = None) -> int:
@@ -41,27 +45,26 @@ def serve(data: Path, role: str, *, receiver: int | None = None, ready: int | No
 
     Raises: BadInput naming what is missing, before anything runs.
     """
+    signals = ServeSignals()
     os.umask(0o077)
     # A core dump would hold keys and identities.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     settings = load_settings(data)
     configure_logs(as_json=settings.log_json)
-    stopping = _stop_on_signals()
     receivers = None
     if role in ("all", "receiver") and receiver is None and settings.dicom.receiver_processes > 1:
         receivers = _Receivers(data, settings)
         if role == "receiver":
-            return _supervise(receivers, stopping)
-    return _serve_here(data, role, settings, stopping, receiver, receivers, ready)
+            return _supervise(receivers, signals)
+    return _serve_here(data, role, settings, signals, receiver, receivers, ready)
 
 
-def _supervise(receivers: _Receivers, stopping: threading.Event) -> int:
-    signal.signal(signal.SIGHUP, lambda *_: receivers.pass_on(signal.SIGHUP))
-    signal.signal(signal.SIGUSR2, lambda *_: receivers.restart_one_by_one())
+def _supervise(receivers: _Receivers, signals: ServeSignals) -> int:
     code = None
     try:
         receivers.start()
-        while code is None and not stopping.wait(_POLL_SECONDS):
+        while code is None and not signals.stopping.wait(_POLL_SECONDS):
+            _do_as_asked(signals, None, receivers)
             code = receivers.look()
     finally:
         receivers.stop()
@@ -72,7 +75,7 @@ def _serve_here(
     data: Path,
     role: str,
     settings: Settings,
-    stopping: threading.Event,
+    signals: ServeSignals,
     receiver: int | None,
     receivers: _Receivers | None,
     ready: int | None,
@@ -88,16 +91,15 @@ def _serve_here(
     try:
         server = Server(app, ProcessRole(role), receives=receivers is None, shares_ports=receiver is not None)
         server.start()
-        signal.signal(signal.SIGHUP, lambda *_: _read_law_again(server, receivers))
         if ready is not None:
             os.write(ready, b"1")
             os.close(ready)
         try:
             if receivers is not None:
-                signal.signal(signal.SIGUSR2, lambda *_: receivers.restart_one_by_one())
                 receivers.start()
             # With a timeout, because a wait without one keeps Python from running the signal's handler on some platforms.
-            while code is None and not stopping.wait(_POLL_SECONDS):
+            while code is None and not signals.stopping.wait(_POLL_SECONDS):
+                _do_as_asked(signals, server, receivers)
                 code = receivers.look() if receivers is not None else None
                 if receiver is not None and os.getppid() != parent:
                     log.error("receiver_left_alone", receiver=receiver)
@@ -112,22 +114,19 @@ def _serve_here(
     return code or 0
 
 
-def _read_law_again(server: Server, receivers: _Receivers | None) -> None:
-    if server.law_watch is not None:
-        server.law_watch.wake()
-    if receivers is not None:
-        receivers.pass_on(signal.SIGHUP)
-
-
-def _stop_on_signals() -> threading.Event:
-    stopping = threading.Event()
-
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        stopping.set()
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    return stopping
+def _do_as_asked(signals: ServeSignals, server: Server | None, receivers: _Receivers | None) -> None:
+    """What was asked for by signals since the last look."""
+    if signals.took(signal.SIGHUP):
+        if server is not None and server.law_watch is not None:
+            server.law_watch.wake()
+        if receivers is not None:
+            receivers.pass_on(signal.SIGHUP)
+    if signals.took(signal.SIGUSR2):
+        if receivers is not None:
+            receivers.restart_one_by_one()
+        else:
+            # One process alone cannot hand its port over: SIGTERM and a new start restart it.
+            log.warning("rolling_restart_not_possible")
 
 
 @dataclass
@@ -135,7 +134,8 @@ class _Receivers:
     """Receiver processes that share the DICOM port by SO_REUSEPORT; one that dies is started again.
 
     A rolling restart takes one at a time: it drains while the others listen, ends, and its successor listens before the next one's turn.
-    A successor that does not come up ends the rolling restart, and the others stay what they are.
+    A successor that does not come up, or does not listen in time, ends the rolling restart: the others stay what they are, and it is tried
+    again every half minute.
     """
 
     data: Path
@@ -144,10 +144,12 @@ class _Receivers:
     _deaths: deque[float] = field(default_factory=deque)
     #: Of each the end of a pipe that says when it listens.
     _ready: dict[int, int] = field(default_factory=dict)
-    #: Those whose turn is still to come; the one whose turn it is, and since when it is to end.
+    #: Those whose turn is still to come; the one whose turn it is, and until when it is to end, and its successor to listen.
     _waiting: deque[int] = field(default_factory=deque)
     _turn: int | None = None
     _ends_by: float = 0.0
+    #: Those that did not come up in their turn: when to try again, or until when the one that was started is to listen.
+    _given_up: dict[int, float] = field(default_factory=dict)
 
     def start(self) -> None:
         """Raises: BadInput where the ports cannot be shared; none was started then."""
@@ -162,9 +164,10 @@ class _Receivers:
     def look(self) -> int | None:
         """One that died was started again; the exit code with which to give up, where that is of no use."""
         self._roll()
+        self._try_again()
         for number, process in list(self._running.items()):
             code = process.poll()
-            if code is None or number == self._turn:
+            if code is None or number == self._turn or number in self._given_up:
                 continue
             if code == 2 or not self._may_restart():
                 # Bad configuration said so on stderr itself.
@@ -180,7 +183,7 @@ class _Receivers:
                 process.send_signal(number)
 
     def restart_one_by_one(self) -> None:
-        """`look` does it from here on. May be called from a signal's handler, and again."""
+        """`look` does it from here on. May be called again."""
         self._waiting = deque(range(self.settings.dicom.receiver_processes))
 
     def _roll(self) -> None:
@@ -188,9 +191,10 @@ class _Receivers:
             if not self._waiting:
                 return
             self._turn = self._waiting.popleft()
+            self._given_up.pop(self._turn, None)
             if self._turn not in self._running:
                 # It was given up before.
-                self._start_one(self._turn)
+                self._start_successor(self._turn)
                 return
             self._ends_by = time.monotonic() + self.settings.dicom.drain_seconds + _STOP_SECONDS
             # The pipe of the one that ends says nothing about its successor.
@@ -201,20 +205,50 @@ class _Receivers:
         process = self._running[self._turn]
         if self._turn not in self._ready:
             if process.poll() is not None:
-                self._start_one(self._turn)
+                self._start_successor(self._turn)
             elif time.monotonic() > self._ends_by:
                 log.error("receiver_killed", receiver=self._turn)
                 process.kill()
         elif self._is_listening(self._turn):
             log.info("receiver_replaced", receiver=self._turn)
             self._turn = None
-        elif process.poll() is not None:
-            # The others go on as they are: an operator mends what is wrong and asks again.
+        elif self._has_failed(self._turn, self._ends_by):
+            # The others go on as they are: an operator mends what is wrong and asks again, or it comes up at a later try.
             log.error("rolling_restart_given_up", receiver=self._turn, exit_code=process.returncode)
-            self._forget_ready(self._turn)
-            self._running.pop(self._turn)
+            self._put_back(self._turn)
             self._waiting.clear()
             self._turn = None
+
+    def _start_successor(self, number: int) -> None:
+        self._start_one(number)
+        self._ends_by = time.monotonic() + _LISTEN_SECONDS
+
+    def _try_again(self) -> None:
+        """Those that did not come up in their turn are started again until they listen, and never count as deaths."""
+        for number, at in list(self._given_up.items()):
+            if number not in self._running:
+                if time.monotonic() >= at:
+                    self._start_one(number)
+                    self._given_up[number] = time.monotonic() + _LISTEN_SECONDS
+            elif self._is_listening(number):
+                log.info("receiver_replaced", receiver=number)
+                del self._given_up[number]
+            elif self._has_failed(number, at):
+                self._put_back(number)
+
+    def _has_failed(self, number: int, listens_by: float) -> bool:
+        """Whether a successor ended before it listened; one that took too long for it has ended now."""
+        process = self._running[number]
+        if process.poll() is None and time.monotonic() > listens_by:
+            log.error("receiver_killed", receiver=number)
+            process.kill()
+            process.wait()
+        return process.poll() is not None
+
+    def _put_back(self, number: int) -> None:
+        self._forget_ready(number)
+        self._running.pop(number)
+        self._given_up[number] = time.monotonic() + _RETRY_SECONDS
 
     def _is_listening(self, number: int) -> bool:
         readable, _, _ = select.select([self._ready[number]], [], [], 0)
@@ -229,7 +263,8 @@ class _Receivers:
         self._forget_ready(number)
         self._ready[number], told = os.pipe()
         command = [sys.executable, "-m", "gateway.cli", "serve", "--role", "receiver", "--receiver", str(number), "--data", str(self.data)]
-        self._running[number] = subprocess.Popen([*command, "--ready", str(told)], pass_fds=(told,))
+        with waiting_signals():
+            self._running[number] = subprocess.Popen([*command, "--ready", str(told)], pass_fds=(told,))
         os.close(told)
         log.info("receiver_started", receiver=number, process_id=self._running[number].pid)
 

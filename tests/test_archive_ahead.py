@@ -6,15 +6,16 @@ import threading
 from pathlib import Path
 from unittest.mock import patch
 
+import pytest
 from sqlmodel import select
 
-from crypto.errors import TemporarilyUnable
+from crypto.errors import NotFound, TemporarilyUnable
 from crypto.spool import FramePosition
-from gateway import archive_ahead, processing
+from gateway import archive_ahead, archiving, processing
 from gateway.archive_ahead import ArchiveAhead
 from gateway.intake import read_spooled_payload
 from gateway.received import ReceivedInstance, ReceivedState, ReceivedStudy
-from gateway.unsettled_packs import UnsettledPack
+from gateway.unsettled_packs import UnsettledPack, reclaim_packs
 from tests.builders import make_ct_study, payload_of
 from tests.gateway_site import GatewaySite, gateway_site
 
@@ -72,13 +73,14 @@ def test_the_job_and_the_thread_at_once_keep_one_pack_and_know_of_the_other(tmp_
                 processing.archive_originals(site.app, pk)
             return real(site.app.spool, position)
 
-        with patch.object(processing, "read_spooled_payload", meanwhile):
-            ArchiveAhead(site.app).look()
+        with patch.object(archiving, "read_spooled_payload", meanwhile), patch.object(archiving, "_WAIT_SECONDS", 0.0):
+            assert ArchiveAhead(site.app).look() == 0
         packs = {row.pack_name for row in rows_of(site, pk)}
         assert len(packs) == 1
         with site.app.database.reading() as session:
-            unsettled = {row.pack_name for row in session.exec(select(UnsettledPack)).all()}
-        assert len(unsettled) == 1 and not unsettled & packs
+            unsettled = {row.pack_name: row.is_condemned for row in session.exec(select(UnsettledPack)).all()}
+        assert list(unsettled.values()) == [True] and not unsettled.keys() & packs
+        assert reclaim_packs(site.app.database, site.app.vault, now=site.app.now()) == 1, "at once, and not after an hour"
         complete(site, pk)
         assert site.process(pk)
 
@@ -99,3 +101,63 @@ def test_thread_goes_on_after_a_failure(tmp_path: Path) -> None:
             assert done.wait(30)
             ahead.stop()
         assert not ahead._thread.is_alive()
+
+
+def test_one_worker_at_a_time_is_at_a_study(tmp_path: Path) -> None:
+    """While one has read the batch the others find the study taken, and put nothing."""
+    with gateway_site(tmp_path / "site") as site, patch.object(archive_ahead, "BYTES_MIN", 1):
+        pk, before = receiving(site, 84), len(list(site.app.vault.pack_names()))
+        real, others = read_spooled_payload, []
+
+        def meanwhile(spool: object, position: FramePosition) -> bytes:
+            others.append(archiving.archive_some(site.app, pk))
+            return real(site.app.spool, position)
+
+        with patch.object(archiving, "read_spooled_payload", meanwhile):
+            assert ArchiveAhead(site.app).look() == 3
+        assert others == [0, 0, 0]
+        assert len(list(site.app.vault.pack_names())) == before + 1
+        with site.app.database.reading() as session:
+            assert not session.exec(select(UnsettledPack)).all()
+            study = session.get(ReceivedStudy, pk)
+        assert study is not None and study.archiving_until is None
+
+
+def test_claim_of_a_worker_that_died_ends_by_itself_and_never_holds_the_job(tmp_path: Path) -> None:
+    with gateway_site(tmp_path / "site") as site, patch.object(archive_ahead, "BYTES_MIN", 1):
+        pk = receiving(site, 85)
+        with site.app.database.transaction() as session:
+            study = session.get(ReceivedStudy, pk)
+            assert study is not None
+            study.archiving_until = site.app.now() + archiving.CLAIM_TIME
+            session.add(study)
+        assert ArchiveAhead(site.app).look() == 0
+        with patch.object(archiving, "_WAIT_SECONDS", 0.2):
+            assert archiving.archive_originals(site.app, pk) == 3
+        pk = site.receive(make_ct_study(instances=4, number=85)[3:], complete=False)
+        site.clock.forward(minutes=3)
+        assert ArchiveAhead(site.app).look() == 1
+
+
+def test_archiver_whose_segment_was_swept_meanwhile_takes_nothing_for_lost(tmp_path: Path) -> None:
+    with gateway_site(tmp_path / "site") as site:
+        pk = receiving(site, 86)
+        before = rows_of(site, pk)
+        originals = sorted(payload_of(one) for one in make_ct_study(instances=3, number=86))
+        study_key = processing.study_key_of(site.app, pk)
+        assert archiving.archive_originals(site.app, pk) == 3
+        for segment_id in {row.segment_id for row in before}:
+            site.app.spool.remove_segment(segment_id)
+        with patch.object(archiving, "_waiting", return_value=before):
+            assert archiving.archive_some(site.app, pk) == 0
+        # Who read the rows before they were moved finds the instances where they are now.
+        assert sorted(processing.original_of(site.app, study_key, row).payload for row in before) == originals
+
+
+def test_instance_that_lies_nowhere_is_not_passed_over(tmp_path: Path) -> None:
+    with gateway_site(tmp_path / "site") as site:
+        pk = receiving(site, 87)
+        for segment_id in {row.segment_id for row in rows_of(site, pk)}:
+            site.app.spool.remove_segment(segment_id)
+        with pytest.raises(NotFound):
+            archiving.archive_originals(site.app, pk)

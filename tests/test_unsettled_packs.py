@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import obstore
@@ -15,11 +16,11 @@ from compliance.audit import AuditEntry
 from compliance.study import Instance, Series
 from crypto.errors import TemporarilyUnable
 from crypto.vault import Vault, s3_vault
-from gateway import processing
+from gateway import archiving, processing
 from gateway.fsck import Fsck
 from gateway.processing import archive_originals
 from gateway.received import ReceivedInstance
-from gateway.unsettled_packs import GRACE, UnsettledPack, is_named, reclaim_packs
+from gateway.unsettled_packs import GRACE, OwnPacks, UnsettledPack, give_up_packs, is_named, reclaim_packs
 from tests.builders import make_ct_study
 from tests.gateway_site import GatewaySite, PlainScreener, gateway_site
 from tests.test_vault import s3_endpoint  # noqa: F401 (fixture)
@@ -67,7 +68,7 @@ def _is_clean(site: GatewaySite) -> bool:
 def test_crash_between_put_and_commit_leaves_nothing_for_ever(site: GatewaySite) -> None:
     received_study_pk = site.receive(make_ct_study(instances=2, number=501))
     before = _names(site)
-    with patch.object(processing, "settle_packs", side_effect=ProcessDies), pytest.raises(ProcessDies):
+    with patch.object(archiving, "settle_packs", side_effect=ProcessDies), pytest.raises(ProcessDies):
         archive_originals(site.app, received_study_pk)
     left = _names(site) - before
     assert len(left) == 1 and set(_unsettled(site)) == left and _is_clean(site)
@@ -111,7 +112,7 @@ def test_job_that_is_slower_than_the_grace_does_its_work_again(site: GatewaySite
 
 def test_condemned_pack_is_deleted_after_a_crash_amid_it(site: GatewaySite) -> None:
     received_study_pk = site.receive(make_ct_study(instances=1, number=504))
-    with patch.object(processing, "settle_packs", side_effect=ProcessDies), pytest.raises(ProcessDies):
+    with patch.object(archiving, "settle_packs", side_effect=ProcessDies), pytest.raises(ProcessDies):
         archive_originals(site.app, received_study_pk)
     site.clock.forward(hours=2)
     with patch.object(Vault, "delete_pack", side_effect=ProcessDies), pytest.raises(ProcessDies):
@@ -163,3 +164,53 @@ def test_step_that_runs_twice_leaves_no_pack_behind_for_ever(site: GatewaySite) 
     assert processing.deidentify_study(site.app, received_study_pk, PlainScreener())
     site.clock.forward(hours=2)
     assert _reclaim(site) == 2 and not _names(site) & left and _is_clean(site)
+
+
+def test_job_that_takes_days_keeps_its_packs_as_long_as_it_goes_on(tmp_path: Path) -> None:
+    """Each instance takes forty minutes, each batch is one instance, and the duty looks after each of them."""
+    with gateway_site(tmp_path / "site") as site:
+        received_study_pk = site.receive(make_ct_study(instances=4, number=508))
+        archive_originals(site.app, received_study_pk)
+
+        reclaimed, real = [], processing.deidentify
+
+        def slow(*args: Any, **kwargs: Any) -> Any:
+            made = real(*args, **kwargs)
+            site.clock.forward(minutes=40)
+            reclaimed.append(_reclaim(site))
+            return made
+
+        with (
+            patch.object(archiving, "BATCH_BYTES", 1),
+            patch.object(processing, "DEIDENTIFIED_AT_ONCE", 1),
+            patch.object(processing, "deidentify", slow),
+        ):
+            study_instance_uid = processing.deidentify_study(site.app, received_study_pk, PlainScreener())
+        assert study_instance_uid and reclaimed == [0] * 4
+        assert _is_clean(site)
+
+
+def test_job_whose_pack_was_reclaimed_learns_it_before_it_goes_on(tmp_path: Path) -> None:
+    with gateway_site(tmp_path / "site") as site:
+        received_study_pk = site.receive(make_ct_study(instances=1, number=509), complete=False)
+        own_packs = OwnPacks(site.app)
+        own_packs.seal(processing.study_key_of(site.app, received_study_pk), [("ab" * 16, b"sealed")])
+        site.clock.forward(minutes=59)
+        own_packs.renew()
+        site.clock.forward(minutes=59)
+        assert _reclaim(site) == 0
+        site.clock.forward(minutes=2)
+        assert _reclaim(site) == 1
+        with pytest.raises(TemporarilyUnable):
+            own_packs.renew()
+
+
+def test_pack_given_up_twice_is_as_young_as_the_second_time(tmp_path: Path) -> None:
+    with gateway_site(tmp_path / "site") as site:
+        for _ in range(2):
+            with site.app.database.transaction() as session:
+                give_up_packs(session, ["ab/" + "ab" * 16], now=site.app.now())
+            site.clock.forward(minutes=59)
+        assert _reclaim(site) == 0
+        site.clock.forward(minutes=2)
+        assert _reclaim(site) == 1

@@ -404,6 +404,7 @@ def upgrade() -> None:
         sa.Column("last_at", compliance.database.UtcDateTime(timezone=True), nullable=False),
         sa.Column("complete_at", compliance.database.UtcDateTime(timezone=True), nullable=True),
         sa.Column("is_commitment_asked", sa.Boolean(), nullable=False),
+        sa.Column("archiving_until", compliance.database.UtcDateTime(timezone=True), nullable=True),
         sa.Column("instance_count", sa.Integer(), nullable=False),
         sa.Column("study_key_id", sqlmodel.sql.sqltypes.AutoString(), nullable=True),
         sa.Column("wrapped_dek", sa.LargeBinary(), nullable=True),
