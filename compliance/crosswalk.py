@@ -73,7 +73,12 @@ def study_lookup(keys: KeyStore, hospital_id: str, study_instance_uid: str) -> s
 
 
 def accession_lookup(keys: KeyStore, hospital_id: str, accession_number: str) -> str:
-    return keyed_digest(lookup_secret(keys, hospital_id), "accession", accession_number.strip())
+    return accession_digest(lookup_secret(keys, hospital_id), accession_number)
+
+
+def accession_digest(secret: bytes, accession_number: str) -> str:
+    """As `accession_lookup`, where the hospital's lookup secret is at hand: padding by spaces or NULs makes no other number."""
+    return keyed_digest(secret, "accession", accession_number.strip("\0 \t\r\n"))
 
 
 def ensure_patient(

@@ -23,6 +23,7 @@ from crypto.keys import StudyKey
 from crypto.spool import FramePosition
 from crypto.vault import SealedObject
 from gateway.application import Application
+from gateway.healthy_copy import spooled_original
 from gateway.intake import read_spooled_payload
 from gateway.received import ReceivedInstance, ReceivedStudy, distinct_instances, locked_received_study
 from gateway.unsettled_packs import condemn_packs, seal_unsettled, settle_packs
@@ -152,7 +153,7 @@ def _archive(app: Application, study_key: StudyKey, received_study_pk: int, batc
     items: list[tuple[ReceivedInstance, bytes]] = []
     for row in batch:
         try:
-            items.append((row, read_spooled_payload(app.spool, _position(row))))
+            items.append((row, spooled_original(app, row)))
         except NotFound:
             # Somebody else moved it, and its segment was swept, since the row was read.
             if _moved(app, row) is None:

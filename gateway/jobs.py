@@ -69,7 +69,7 @@ class StudyWork(Protocol):
     def archive(self, received_study_pk: int) -> int: ...
     def deidentify(self, received_study_pk: int) -> str: ...
     def route(self, study_instance_uid: str) -> str: ...
-    def hold_failed(self, received_study_pk: int, reason: str) -> None: ...
+    def hold_failed(self, received_study_pk: int, reason: str, generation: int | None) -> None: ...
     def deliver(self, delivery_pk: int) -> str: ...
 
 
@@ -111,8 +111,11 @@ class Jobs(DBOSConfiguredInstance):
         self._work = work
 
     @DBOS.workflow(max_recovery_attempts=None)
-    def process_study(self, received_study_pk: int) -> str:
-        """Archive, de-identify, route. A study that fails for a reason of ours is held, never dropped."""
+    def process_study(self, received_study_pk: int, generation: int | None = None) -> str:
+        """Archive, de-identify, route. A study that fails for a reason of ours is held, never dropped.
+
+        `generation`: the one this job was asked for; None in a job that was recorded before jobs knew theirs.
+        """
         try:
             if self._archive(received_study_pk) == PUT_OFF:
                 return ""
@@ -123,7 +126,7 @@ class Jobs(DBOSConfiguredInstance):
             # Of a StepFailed the text is the kind of what failed, and nothing else.
             kind = str(error) if isinstance(error, StepFailed) else type(error).__name__
             log.error("study_processing_failed", received_study_pk=received_study_pk, reason=reason, error=kind)
-            self._hold_failed(received_study_pk, reason)
+            self._hold_failed(received_study_pk, reason, generation)
         return ""
 
     @DBOS.workflow(max_recovery_attempts=_DELIVERY_RECOVERIES_MAX)
@@ -143,8 +146,8 @@ class Jobs(DBOSConfiguredInstance):
         return _without_text(self._work.route, study_instance_uid)
 
     @DBOS.step(retries_allowed=True, max_attempts=_STEP_ATTEMPTS, should_retry=_is_worth_retrying)
-    def _hold_failed(self, received_study_pk: int, reason: str) -> None:
-        _without_text(self._work.hold_failed, received_study_pk, reason)
+    def _hold_failed(self, received_study_pk: int, reason: str, generation: int | None = None) -> None:
+        _without_text(self._work.hold_failed, received_study_pk, reason, generation)
 
     @DBOS.step(retries_allowed=True, max_attempts=_STEP_ATTEMPTS, should_retry=_is_worth_retrying)
     def _deliver(self, delivery_pk: int) -> str:
@@ -194,7 +197,7 @@ class JobRunner:
     def process_study(self, received_study_pk: int, generation: int, attempt: int = 0) -> None:
         """The study is processed once per generation and `attempt` (how often it was put off), however often this is called."""
         with SetWorkflowID(study_workflow_id(received_study_pk, generation, attempt)):
-            DBOS.enqueue_workflow(STUDIES, self._jobs.process_study, received_study_pk)
+            DBOS.enqueue_workflow(STUDIES, self._jobs.process_study, received_study_pk, generation)
 
     def deliver_report(self, delivery_pk: int, attempt: int, queued_at: str) -> None:
         """One attempt; the next one has another number."""

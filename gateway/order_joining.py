@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from sqlmodel import Session, col, or_, select
 
 from compliance import audit
+from compliance.crosswalk import accession_lookup
 from compliance.order import Order
 from compliance.study import Study, StudyStatus, open_order_text, seal_order_text
 from crypto.keys import StudyKey
@@ -44,6 +45,25 @@ def join_late_orders(app: Application) -> int:
             session.add(received)
             count += 1
     return count
+
+
+def note_order_missing(session: Session, app: Application, received: ReceivedStudy, accession_number: str) -> None:
+    """The study was registered without an order: it is linked to the accession number it is known by, and to no other it may also carry.
+
+    An order that comes under that number is found from here on; one under another number opens the study no more.
+    """
+    link = session.get(ReceivedOrder, received.received_study_pk)
+    lookup = accession_lookup(app.keys, received.hospital_id, accession_number) if accession_number else ""
+    if lookup:
+        if link is None:
+            assert received.received_study_pk is not None
+            link = ReceivedOrder(received_study_pk=received.received_study_pk, order_lookup=lookup)
+        # One that was filed while the study was registered is late, and found by the next look.
+        link.order_lookup, link.joined_at = lookup, None
+    elif link is not None:
+        link.joined_at = app.now()
+    if link is not None:
+        session.add(link)
 
 
 def join_order(

@@ -31,9 +31,9 @@ from compliance.study import require_study
 from crypto.canonical import keyed_uid
 from crypto.errors import RefusedContent
 from crypto.keys import StudyKey
-from crypto.vault import SealedObject
 from gateway.application import Application
 from gateway.archiving import archive_originals, batches, original_payload, study_key_of
+from gateway.grown_identity import Made, terms_digest
 from gateway.header_scan import scan_header
 from gateway.pixel_screening import ConfinedDeidentifier, PixelScreener, ReviewedScreen
 from gateway.received import (
@@ -127,9 +127,14 @@ def _deidentify(
         profile=profile,
     )
     # 2. The new instances, sealed as they come out; what cannot be proved clean stays behind.
-    waiting = [row for row in rows if row.sop_instance_uid is None and not row.is_left_out and row.instance_pk not in held_before]
-    outputs: list[tuple[ReceivedInstance, DeidentifiedDataset, SealedObject]] = []
-    refusals: list[tuple[ReceivedInstance, Refusal]] = []
+    #    Where the study names more than it did, what went out before is made again: it was cleaned of less.
+    digest = terms_digest(app.keys, received.hospital_id, terms)
+    is_grown = digest != received.terms_digest
+    waiting = [
+        row for row in rows if (row.sop_instance_uid is None or is_grown) and not row.is_left_out and row.instance_pk not in held_before
+    ]
+    result = Made(digest)
+    outputs, refusals = result.outputs, result.refusals
     own_packs = OwnPacks(app)
     maker = _Maker(app, study_key, under, screener, decisions, own_packs)
     with ThreadPoolExecutor(DEIDENTIFIED_AT_ONCE, thread_name_prefix="deidentify") as pool:
@@ -137,6 +142,7 @@ def _deidentify(
             answers = list(zip(batch, pool.map(maker.make, batch), strict=True))
             made = [(row, answer) for row, answer in answers if isinstance(answer, DeidentifiedDataset)]
             refusals += [(row, answer) for row, answer in answers if isinstance(answer, Refusal)]
+            made = result.without_unchanged(app, received, made)
             sealed = own_packs.seal(study_key, [(uuid.uuid4().hex, output.payload) for _, output in made])
             outputs += [(row, output, place) for (row, output), place in zip(made, sealed, strict=True)]
             for _, output in made:
@@ -147,9 +153,7 @@ def _deidentify(
         hold_study(app, received.received_study_pk, _most_frequent(refusals), len(rows), refusals)
         return ""
     # 3. Everything the exchange will know of it, in one transaction with what is held back.
-    return register_study(
-        app, received.received_study_pk, study_key, identity, under, order, outputs, refusals, generation=received.generation
-    )
+    return register_study(app, received.received_study_pk, study_key, identity, under, order, result, generation=received.generation)
 
 
 @dataclass

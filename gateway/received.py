@@ -11,7 +11,8 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import JSON, BigInteger, Column, LargeBinary, UniqueConstraint
-from sqlmodel import Field, Session, SQLModel, col, select
+from sqlalchemy.orm import aliased
+from sqlmodel import Field, Session, SQLModel, col, exists, or_, select
 
 from compliance.database import UtcDateTime
 from crypto.errors import NotFound
@@ -47,6 +48,9 @@ class ReceivedStudy(SQLModel, table=True):
     wrapped_dek: bytes | None = Field(default=None, sa_column=Column(LargeBinary))
     #: The pseudonymous UID, once there is one.
     study_instance_uid: str | None = Field(default=None, index=True)
+    #: Keyed digest of the identity terms every registered output was made under (grown_identity.py); "" where the outputs have to be made
+    #: anew.
+    terms_digest: str = Field(default="", max_length=64)
 
 
 class ReceivedInstance(SQLModel, table=True):
@@ -130,11 +134,14 @@ def instances_by_lookup(session: Session, hospital_id: str, instance_lookup: str
 
 
 def unarchived_segments(session: Session) -> set[str]:
-    """Segments that still hold the only copy of an instance."""
-    return set(
-        session.exec(
-            select(ReceivedInstance.segment_id)
-            .where(col(ReceivedInstance.pack_name).is_(None), col(ReceivedInstance.is_duplicate).is_(False))
-            .distinct()
-        ).all()
+    """Segments that hold a copy of an instance that is not in the vault: the first, or one that came again and may be the healthy one."""
+    first = aliased(ReceivedInstance)
+    is_waiting = exists().where(
+        col(first.received_study_pk) == col(ReceivedInstance.received_study_pk),
+        col(first.instance_lookup) == col(ReceivedInstance.instance_lookup),
+        col(first.payload_digest) == col(ReceivedInstance.payload_digest),
+        col(first.is_duplicate).is_(False),
+        col(first.pack_name).is_(None),
     )
+    needed = or_(col(ReceivedInstance.is_duplicate).is_(False), is_waiting)
+    return set(session.exec(select(ReceivedInstance.segment_id).where(col(ReceivedInstance.pack_name).is_(None), needed).distinct()).all())

@@ -212,11 +212,12 @@ def index_frames(database: Database, frames: Sequence[SpooledFrame]) -> None:
         session.execute(insert(ReceivedInstance), rows)
         for study in again:
             _hold_again(session, study)
-        orders = {studies[_study_key(frame)].received_study_pk or 0: frame.header.get("order_lookup", "") for frame in fresh}
+        # Of several accession numbers the first counts, as in the identity of the study.
+        orders = {studies[_study_key(frame)].received_study_pk or 0: lookup for frame in reversed(fresh) if (lookup := _order_of(frame))}
         note_expected_reached(
             session,
             [(study, counts_before[key]) for key, study in studies.items()],
-            {study_pk: lookup for study_pk, lookup in orders.items() if lookup},
+            orders,
         )
         add_usage(session, added_bytes)
         session.add_all(studies.values())
@@ -342,6 +343,10 @@ def _study_key(frame: SpooledFrame) -> tuple[str, str]:
 
 def _instance_key(frame: SpooledFrame) -> tuple[str, str]:
     return str(frame.header["hospital_id"]), str(frame.header["instance_lookup"])
+
+
+def _order_of(frame: SpooledFrame) -> str:
+    return str(frame.header.get("order_lookup", ""))
 
 
 def _received_at(frame: SpooledFrame) -> datetime:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlmodel import Session, func, select
+from sqlmodel import Session, col, func, select
 
 from compliance import audit
 from compliance.crosswalk import seal_study_identity
@@ -23,10 +23,11 @@ from crypto.errors import RefusedContent, TemporarilyUnable
 from crypto.keys import StudyKey
 from crypto.vault import SealedObject
 from gateway.application import Application
-from gateway.order_joining import join_order
+from gateway.grown_identity import Made, Output
+from gateway.order_joining import join_order, note_order_missing
 from gateway.received import ReceivedInstance, ReceivedState, locked_received_study
 from gateway.storage_decision import require_storage
-from gateway.study_holds import ACTOR, INSTANCE_IN_TWO_STUDIES, SERIES_IN_TWO_STUDIES, Refusal, hold_instances, left_out_count
+from gateway.study_holds import ACTOR, INSTANCE_IN_TWO_STUDIES, SERIES_IN_TWO_STUDIES, hold_instances, left_out_count
 from gateway.study_identity import ReceivedIdentity
 from gateway.unsettled_packs import give_up_packs, seal_unsettled, settle_packs
 
@@ -34,7 +35,6 @@ from gateway.unsettled_packs import give_up_packs, seal_unsettled, settle_packs
 WITHHELD = "[withheld: the hospital has to clear this text]"
 #: Objects that are no pictures to read: they do not give the study its modality.
 _NOT_IMAGES = {"SR", "PR", "KO", "DOC", "SEG", "REG", "AU", "OT"}
-Output = tuple[ReceivedInstance, DeidentifiedDataset, SealedObject]
 
 
 def register_study(
@@ -44,8 +44,7 @@ def register_study(
     identity: ReceivedIdentity,
     under: Pseudonymity,
     order: tuple[Order, dict[str, Any]] | None,
-    outputs: Sequence[Output],
-    refusals: Sequence[tuple[ReceivedInstance, Refusal]] = (),
+    made: Made,
     *,
     generation: int,
 ) -> str:
@@ -55,13 +54,15 @@ def register_study(
     instances came, and the next generation's job takes all of them. Two processes that work on one generation cannot mix their results:
     the second finds instances registered, or series metadata replaced, since it looked.
 
-    The instances of `refusals` stay behind, listed in the quarantine; the study's row and its signed manifest say how many.
+    The instances that were refused stay behind, listed in the quarantine; the study's row and its signed manifest say how many. One
+    that had gone on and is refused under an identity that has grown is withdrawn: its row goes, and manifest and amendment say so.
 
     Raises: RefusedContent when an instance came out under the UID of another study's, or the law does not let the study be kept here;
     TemporarilyUnable.
     """
     study_instance_uid = keyed_uid(under.uid_secret, identity.study_instance_uid)
-    metadata, seen = _sealed_metadata(app, study_key, study_instance_uid, outputs)
+    outputs, refusals, withdrawn = made.outputs, made.refusals, made.withdrawn
+    metadata, seen = _sealed_metadata(app, study_key, study_instance_uid, outputs, withdrawn)
     order_text = _clean_order_text(under, order[1]) if order is not None else None
     first = next(iter(sorted((output.attributes for _, output, _ in outputs), key=_is_document)), None)
     payer_kind = payer_of(order[1]) if order is not None else None
@@ -78,7 +79,7 @@ def register_study(
         received = locked_received_study(session, received_study_pk)
         if received.generation != generation or received.state != ReceivedState.COMPLETE:
             return received.study_instance_uid or "" if received.state == ReceivedState.AVAILABLE else ""
-        _require_untouched(session, outputs, seen)
+        _require_untouched(session, made, seen)
         settle_packs(session, [*metadata.values(), *(place for _, _, place in outputs)])
         now = app.now()
         study = session.exec(select(Study).where(Study.study_instance_uid == study_instance_uid).with_for_update()).first()
@@ -97,22 +98,29 @@ def register_study(
                 completed_at=received.complete_at or now,
                 available_at=now,
             )
-        elif outputs:
-            study.amendment += 1
+        manifest_before = study.manifest_digest
+        if made.is_remade:
+            # What the rows say of it was read from outputs that were cleaned of less.
+            study.description = ""
         study.storage_country, study.keys_country = place.storage_country, place.keys_country
-        _describe(study, [output.attributes for _, output, _ in outputs])
+        _describe(study, [*made.unchanged, *(output.attributes for _, output, _ in outputs)])
         if order is not None and order_text is not None:
-            is_new = study.study_pk is None or bool(outputs)
+            is_new = study.study_pk is None or bool(outputs or withdrawn)
             join_order(session, study, study_key, received_study_pk, order[0], order_text, payer_kind=payer_kind, is_new=is_new, app=app)
+        else:
+            note_order_missing(session, app, received, identity.accession_number)
         session.add(study)
         session.flush()
         series = _series_rows(session, study, outputs, metadata)
-        replaced = _instance_rows(session, study, series, outputs)
+        replaced = [*_instance_rows(session, study, series, outputs), *_withdraw(session, withdrawn)]
         give_up_packs(session, [*replaced, *(str(pointer["pack_name"]) for pointer in seen.values())], now=now)
         _count_instances(session, series)
         assert study.study_pk is not None
         rows = instances_of_study(session, study.study_pk)
         study.instance_count, study.manifest_digest = len(rows), digest(study_manifest(study_instance_uid, rows))
+        if manifest_before not in ("", study.manifest_digest):
+            # What is there to read is another thing than it was: instances came, were made otherwise, or were withdrawn.
+            study.amendment += 1
         actions: Counter[str] = Counter(study.deidentification.get("actions", {}))
         for _, output, _ in outputs:
             actions.update(output.action_counts)
@@ -133,6 +141,7 @@ def register_study(
         pseudonym_of = {uid: pseudonym for uid, pseudonym in pseudonym_of.items() if pseudonym in known}
         seal_study_identity(session, app.keys, study, received.study_lookup, identity.document(pseudonym_of, order[1] if order else None))
         received.study_instance_uid, received.state = study_instance_uid, ReceivedState.AVAILABLE
+        received.terms_digest = made.terms_digest
         session.add_all([study, received])
         session.flush()
         audit.append(
@@ -147,7 +156,9 @@ def register_study(
                 object_id=f"received/{received_study_pk}",
                 detail={
                     "instances": study.instance_count,
-                    "new": len(outputs),
+                    "new": sum(row.sop_instance_uid is None for row, _, _ in outputs),
+                    "remade": sum(row.sop_instance_uid is not None for row, _, _ in outputs),
+                    "withdrawn": len(withdrawn),
                     "manifest": study.manifest_digest,
                     "profile": under.profile.name,
                     "held": study.held_instances,
@@ -176,7 +187,7 @@ def _clean_order_text(under: Pseudonymity, order: Mapping[str, Any]) -> dict[str
 
 
 def _sealed_metadata(
-    app: Application, study_key: StudyKey, study_instance_uid: str, outputs: Sequence[Output]
+    app: Application, study_key: StudyKey, study_instance_uid: str, outputs: Sequence[Output], withdrawn: frozenset[str]
 ) -> tuple[dict[str, SealedObject], dict[str, dict[str, Any]]]:
     """Per series its metadata, with what an earlier generation had, sealed before the transaction, which only points at it; and per series
     that stood already the pointer that was read.
@@ -185,14 +196,20 @@ def _sealed_metadata(
     by_series: dict[str, list[dict[str, Any]]] = {}
     for _, output, _ in outputs:
         by_series.setdefault(output.series_instance_uid, []).append(dict(output.dicom_json))
+    anew = Counter(output.series_instance_uid for row, output, _ in outputs if row.sop_instance_uid is not None)
     with app.database.reading() as session:
         standing = session.exec(select(Series).join(Study).where(Study.study_instance_uid == study_instance_uid)).all()
+        for uid in session.exec(select(Series.series_instance_uid).join(Instance).where(col(Instance.sop_instance_uid).in_(withdrawn))):
+            by_series.setdefault(uid, [])
     for series in standing:
         if series.series_instance_uid in by_series:
             fresh = by_series[series.series_instance_uid]
             # By SOP Instance UID: content that took another's place takes its description's place too.
-            merged = {_sop_instance_uid(one): one for one in [*open_series_metadata(app, study_key, series), *fresh]}
-            by_series[series.series_instance_uid] = list(merged.values())
+            # What was made anew altogether needs nothing that stood, which may be what was damaged.
+            is_all = anew[series.series_instance_uid] >= series.instance_count
+            stood = [] if is_all else open_series_metadata(app, study_key, series)
+            merged = {_sop_instance_uid(one): one for one in [*stood, *fresh]}
+            by_series[series.series_instance_uid] = [one for uid, one in merged.items() if uid not in withdrawn]
             seen[series.series_instance_uid] = dict(series.metadata_object)
     items = [(uuid.uuid4().hex, gzip.compress(json.dumps(instances).encode(), mtime=0)) for instances in by_series.values()]
     return dict(zip(by_series, seal_unsettled(app, study_key, items), strict=True)), seen
@@ -202,12 +219,13 @@ def _sop_instance_uid(model: Mapping[str, Any]) -> str:
     return str(model["00080018"]["Value"][0])
 
 
-def _require_untouched(session: Session, outputs: Sequence[Output], seen: Mapping[str, dict[str, Any]]) -> None:
+def _require_untouched(session: Session, made: Made, seen: Mapping[str, dict[str, Any]]) -> None:
     """Raises: TemporarilyUnable when another process registered some of it since it was read; the step is tried again from the rows."""
-    for received, output, _ in outputs:
+    for received in (*(row for row, _, _ in made.outputs), *(row for row, _ in made.refusals)):
         row = session.get(ReceivedInstance, received.instance_pk)
-        if row is None or row.sop_instance_uid is not None:
+        if row is None or row.sop_instance_uid != received.sop_instance_uid:
             raise TemporarilyUnable("another process registered these instances")
+    for _, output, _ in made.outputs:
         series = session.exec(select(Series).where(Series.series_instance_uid == output.series_instance_uid)).first()
         if series is not None and dict(series.metadata_object) != seen.get(output.series_instance_uid):
             raise TemporarilyUnable("another process registered instances of this series")
@@ -259,7 +277,16 @@ def _series_rows(session: Session, study: Study, outputs: Sequence[Output], meta
                 body_part=given.body_part_examined,
                 metadata_object=pointer,
             )
+        elif any(other.series_instance_uid == uid and received.sop_instance_uid is not None for received, other, _ in outputs):
+            # Read from an output that was cleaned of less.
+            row.description = given.series_description or ""
         row.metadata_object = pointer
+        session.add(row)
+        rows[uid] = row
+    for uid in metadata.keys() - rows.keys():
+        # Of this series instances were withdrawn and none made.
+        row, place = session.exec(select(Series).where(Series.series_instance_uid == uid)).one(), metadata[uid]
+        row.metadata_object = {"object_id": place.object_id, "pack_name": place.pack_name, "offset": place.offset, "length": place.length}
         session.add(row)
         rows[uid] = row
     session.flush()
@@ -290,6 +317,21 @@ def _instance_rows(session: Session, study: Study, series: Mapping[str, Series],
             session.add(kept)
     session.flush()
     return replaced
+
+
+def _withdraw(session: Session, withdrawn: frozenset[str]) -> list[str]:
+    """The instances are in the study no more; the packs they lay in."""
+    packs: list[str] = []
+    for uid in withdrawn:
+        instance = session.get(Instance, uid)
+        if instance is not None:
+            packs.append(instance.pack_name)
+            session.delete(instance)
+        for kept in session.exec(select(ReceivedInstance).where(ReceivedInstance.sop_instance_uid == uid)).all():
+            kept.sop_instance_uid = None
+            session.add(kept)
+    session.flush()
+    return packs
 
 
 def _place_of(study_pk: int, series_pk: int, output: DeidentifiedDataset, place: SealedObject) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from gateway.application import Application, jobs_url
 from gateway.archive_ahead import ArchiveAhead
 from gateway.commitment_queue import deliver_commitments, network_sender
 from gateway.delivery_senders import senders_of
+from gateway.healthy_copy import mend_from
 from gateway.jobs import PUT_OFF, JobRunner, ProcessStopping, StudyJob
 from gateway.order_joining import join_late_orders
 from gateway.pixel_screening import ConfinedDeidentifier, PixelScreener
@@ -95,9 +96,9 @@ class Work:
         self._require_running()
         return route_study(self._app, study_instance_uid).procedure_step_uid
 
-    def hold_failed(self, received_study_pk: int, reason: str) -> None:
+    def hold_failed(self, received_study_pk: int, reason: str, generation: int | None) -> None:
         self._require_running()
-        hold_failed(self._app, received_study_pk, reason)
+        hold_failed(self._app, received_study_pk, reason, generation)
 
     def deliver(self, delivery_pk: int) -> str:
         self._require_running()
@@ -223,9 +224,9 @@ class Worker:
         """Studies whose job ended without bringing them anywhere are held; how many."""
         # Only what still waits: a job that was over a moment ago may have brought its study on.
         dead = self._runner.dead_studies(self._waiting_jobs() & self._queued_studies)
-        for pk, _, _ in dead:
+        for pk, generation, _ in dead:
             with bulkhead("hold_dead", received_study_pk=pk):
-                hold_failed(self._app, pk, "PROCESSING_FAILED")
+                hold_failed(self._app, pk, "PROCESSING_FAILED", generation)
         return len(dead)
 
     def _waiting_jobs(self) -> set[StudyJob]:
@@ -301,9 +302,12 @@ class Worker:
             needed = unarchived_segments(session)
         for segment_id in sorted(closed - needed):
             try:
+                # What came again may be the healthy copy of what is damaged in the vault.
+                mend_from(app, segment_id)
                 app.spool.remove_segment(segment_id)
                 removed += 1
-            except Conflict:
+            except (Conflict, IntegrityFailure):
+                # Of damage the study's own job, and fsck, say what it is; the segment stays.
                 continue
         return removed
 
@@ -337,11 +341,15 @@ def fail_attempt(app: Application, delivery_pk: int, attempts: int) -> None:
             note_failure(session, delivery, "PROCESSING_FAILED", is_permanent=False, now=app.now())
 
 
-def hold_failed(app: Application, received_study_pk: int, reason: str) -> None:
-    """A study that could not be processed for a reason of ours waits for a person."""
+def hold_failed(app: Application, received_study_pk: int, reason: str, generation: int | None = None) -> None:
+    """A study that could not be processed for a reason of ours waits for a person.
+
+    Only while it waits to be processed as the `generation` that failed (None: any): one that more instances opened since is not of this
+    job, and has one of its own to come.
+    """
     with app.database.transaction() as session:
         study = locked_received_study(session, received_study_pk)
-        if study.state not in (ReceivedState.COMPLETE, ReceivedState.RECEIVING):
+        if study.state != ReceivedState.COMPLETE or generation not in (None, study.generation):
             return
         study.state = ReceivedState.QUARANTINED
         session.add(study)

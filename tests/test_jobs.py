@@ -45,7 +45,7 @@ class Failing:
     def route(self, study_instance_uid: str) -> str:
         return "2.25.10"
 
-    def hold_failed(self, received_study_pk: int, reason: str) -> None:
+    def hold_failed(self, received_study_pk: int, reason: str, generation: int | None) -> None:
         self.held[received_study_pk] = reason
 
     def deliver(self, delivery_pk: int) -> str:

@@ -409,6 +409,7 @@ def upgrade() -> None:
         sa.Column("study_key_id", sqlmodel.sql.sqltypes.AutoString(), nullable=True),
         sa.Column("wrapped_dek", sa.LargeBinary(), nullable=True),
         sa.Column("study_instance_uid", sqlmodel.sql.sqltypes.AutoString(), nullable=True),
+        sa.Column("terms_digest", sqlmodel.sql.sqltypes.AutoString(length=64), nullable=False),
         sa.ForeignKeyConstraint(["hospital_id"], ["hospital.hospital_id"], name=op.f("fk_received_study_hospital_id_hospital")),
         sa.PrimaryKeyConstraint("received_study_pk", name=op.f("pk_received_study")),
         sa.UniqueConstraint("hospital_id", "study_lookup", name=op.f("uq_received_study_hospital_id")),
