@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
 from sqlmodel import select
 
 from crypto.errors import NotFound, TemporarilyUnable
-from crypto.spool import FramePosition
 from gateway import archive_ahead, archiving, processing
 from gateway.archive_ahead import ArchiveAhead
-from gateway.intake import read_spooled_payload
 from gateway.received import ReceivedInstance, ReceivedState, ReceivedStudy
 from gateway.unsettled_packs import UnsettledPack, reclaim_packs
 from tests.builders import make_ct_study, payload_of
@@ -65,15 +64,15 @@ def test_study_that_is_whole_is_left_to_its_job(tmp_path: Path) -> None:
 def test_the_job_and_the_thread_at_once_keep_one_pack_and_know_of_the_other(tmp_path: Path) -> None:
     with gateway_site(tmp_path / "site") as site, patch.object(archive_ahead, "BYTES_MIN", 1):
         pk = receiving(site, 83)
-        real, again = read_spooled_payload, [True]
+        real, again = archiving.seal_unsettled, [True]
 
-        def meanwhile(spool: object, position: FramePosition) -> bytes:
+        def meanwhile(*args: Any) -> Any:
             if again:
                 again.clear()
                 processing.archive_originals(site.app, pk)
-            return real(site.app.spool, position)
+            return real(*args)
 
-        with patch.object(archiving, "read_spooled_payload", meanwhile), patch.object(archiving, "_WAIT_SECONDS", 0.0):
+        with patch.object(archiving, "seal_unsettled", meanwhile), patch.object(archiving, "_WAIT_SECONDS", 0.0):
             assert ArchiveAhead(site.app).look() == 0
         packs = {row.pack_name for row in rows_of(site, pk)}
         assert len(packs) == 1
@@ -107,15 +106,17 @@ def test_one_worker_at_a_time_is_at_a_study(tmp_path: Path) -> None:
     """While one has read the batch the others find the study taken, and put nothing."""
     with gateway_site(tmp_path / "site") as site, patch.object(archive_ahead, "BYTES_MIN", 1):
         pk, before = receiving(site, 84), len(list(site.app.vault.pack_names()))
-        real, others = read_spooled_payload, []
+        real, others = archiving.seal_unsettled, []
 
-        def meanwhile(spool: object, position: FramePosition) -> bytes:
-            others.append(archiving.archive_some(site.app, pk))
-            return real(site.app.spool, position)
+        def meanwhile(*args: Any) -> Any:
+            if not others:
+                others.append(None)
+                others.append(archiving.archive_some(site.app, pk))
+            return real(*args)
 
-        with patch.object(archiving, "read_spooled_payload", meanwhile):
+        with patch.object(archiving, "seal_unsettled", meanwhile):
             assert ArchiveAhead(site.app).look() == 3
-        assert others == [0, 0, 0]
+        assert others == [None, 0]
         assert len(list(site.app.vault.pack_names())) == before + 1
         with site.app.database.reading() as session:
             assert not session.exec(select(UnsettledPack)).all()
