@@ -20,7 +20,7 @@ from typing import Any
 import structlog
 
 from compliance import audit
-from compliance.crosswalk import lookup_secret
+from compliance.crosswalk import accession_digest, lookup_secret
 from compliance.database import Database
 from compliance.hospital import DicomPeer
 from crypto.canonical import keyed_digest
@@ -207,8 +207,7 @@ class GatewayIntake:
         }
         if facts.accession_number and facts.accession_number.isascii():
             # As `accession_lookup` makes it. Outside ASCII it depends on the character set, which nobody decodes here.
-            accession_number = facts.accession_number.decode("ascii").strip()
-            header["order_lookup"] = keyed_digest(session.lookup_key, "accession", accession_number)
+            header["order_lookup"] = accession_digest(session.lookup_key, facts.accession_number.decode("ascii"))
         return header
 
     # -- inside
