@@ -9,8 +9,9 @@ straight and turned by 90 and 270 degrees, on black, ultrasound-like speckle, ph
 well apart.
 
 A planted text counts as `blanked` when the result is CLEANED and at least 98 % of its letters' pixels lie in blanked boxes, as `held` when
-the instance is held and a box lies over it, else as `missed`, also where the instance is held for something else. Clean frames carry
-nothing or clinical marks. With --corpus, files of the directory are read as if at risk; whether they hold text is for a person to say.
+the instance is held and a box lies over it, else as `missed`, also where the instance is held for something else. A text of which a lossy
+codec left nothing to read is counted apart, as `lost_in_coding`. Clean frames carry nothing or clinical marks. With --corpus, files of the
+directory are read as if at risk; whether they hold text is for a person to say.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ class Tally:
     clean: int = 0
     false_holds: int = 0
     falsely_blanked: int = 0
+    lost_in_coding: int = 0
     marks: int = 0
     marks_lost: list[dict[str, str]] = field(default_factory=list)
     clean_cells: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0, 0]))
@@ -98,7 +100,8 @@ class Tally:
             if verdict == "missed":
                 rows, columns = np.nonzero(one.letters)
                 self.missed.append(facts | {"outcome": result.outcome, "at": f"{columns.min()},{rows.min()}"})
-        if not frame.planted:
+        self.lost_in_coding += len(frame.lost_in_coding)
+        if not frame.planted and not frame.lost_in_coding:
             self._add_clean(frame, result)
 
     def _add_clean(self, frame: Frame, result: PixelScreening) -> None:
@@ -121,6 +124,7 @@ class Tally:
             "recall": round(found / max(self.planted, 1), 4),
             "recall_95": [round(share, 4) for share in wilson(found, self.planted)],
             **self.verdicts,
+            "lost_in_coding": self.lost_in_coding,
             "clean": self.clean,
             "false_holds": self.false_holds,
             "false_holds_95": [round(share, 4) for share in wilson(self.false_holds, self.clean)],

@@ -16,6 +16,7 @@ from pydicom.uid import JPEG2000, ExplicitVRLittleEndian, HTJ2KLossless, JPEG200
 
 from bench.grounds import ground_of
 from bench.lettering import fonts, lettered, size_of
+from compliance.pixel_frames import frames_of, pixel_shape
 
 Grey = NDArray[np.float32]
 
@@ -56,6 +57,9 @@ _APART_PIXELS = 100
 """So that what is read closely around one name does not help to find the next."""
 _CONTRAST = 90
 """Grey levels between ink and the mean of its ground, so that a person can read it."""
+_PART_PIXELS = 16
+_KEPT_BY_CODING = 0.5
+"""Correlation of a part of a text as drawn with what the codec left of it: smears without letters have hardly such a part."""
 
 
 @dataclass
@@ -74,6 +78,8 @@ class Frame:
     identity: list[str]
     planted: list[Planted] = field(default_factory=list)
     marks: list[Planted] = field(default_factory=list)
+    lost_in_coding: list[Planted] = field(default_factory=list)
+    """Names of which the lossy codec left nothing to read; they are not among `planted`."""
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -104,7 +110,31 @@ def make_frame(rng: np.random.Generator, *, names: int, **fixed: Any) -> Frame:
             if mark is not None:
                 frame.marks.append(mark)
     frame.dataset = dataset_of(picture, facts)
+    if facts["syntax"] in (JPEGBaseline8Bit, JPEG2000):
+        coded = np.squeeze(next(iter(frames_of(frame.dataset, pixel_shape(frame.dataset)))))
+        frame.lost_in_coding = [one for one in frame.planted if not is_left_by_coding(picture, coded, one.letters)]
+        frame.planted = [one for one in frame.planted if all(one is not lost for lost in frame.lost_in_coding)]
     return frame
+
+
+def is_left_by_coding(picture: Grey, coded: NDArray[Any], letters: NDArray[np.bool_]) -> bool:
+    """Whether anything of the text can be read in the decoded frame: on black, sparse dim letters are what a lossy codec drops."""
+    rows, columns = np.nonzero(letters)
+    place = (slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1))
+    shares = []
+    for channel in range(3):
+        drawn, left = picture[place][..., channel], (coded if coded.ndim == 2 else coded[..., channel])[place].astype(np.float32)
+        along = int(drawn.shape[1] >= drawn.shape[0])
+        parts = max(1, drawn.shape[along] // _PART_PIXELS)
+        pairs = zip(np.array_split(drawn, parts, along), np.array_split(left, parts, along), strict=True)
+        shares.append(float(np.mean([_correlation(*pair) >= _KEPT_BY_CODING for pair in pairs])))
+    return max(shares) >= 0.25
+
+
+def _correlation(one: Grey, other: Grey) -> float:
+    one, other = one - one.mean(), other - other.mean()
+    spread = float(np.sqrt((one * one).sum() * (other * other).sum()))
+    return float((one * other).sum()) / spread if spread > 1e-6 else 0.0
 
 
 def _person(rng: np.random.Generator) -> list[str]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from pydicom.uid import JPEG2000, JPEG2000Lossless
 
 from bench.burned_in import judge, run
 from bench.lettering import fonts, lettered
-from bench.planted_frames import make_cine, make_frame
+from bench.planted_frames import dataset_of, is_left_by_coding, make_cine, make_frame
 from compliance.burned_in import PixelScreening, ScreenedBox, screen_pixels
+from compliance.pixel_frames import frames_of, pixel_shape
 from compliance.text_detection import TextDetector, open_text_detector
 
 
@@ -57,3 +59,14 @@ def test_every_font_draws_every_sign() -> None:
     for font in fonts():
         for sign in "AZaz09^,.-/":
             assert lettered(sign, font, 12).max() > 0.4
+
+
+@pytest.mark.parametrize(("syntax", "value", "is_left"), [(JPEG2000, 12, False), (JPEG2000, 255, True), (JPEG2000Lossless, 12, True)])
+def test_name_that_a_lossy_codec_left_out_is_not_planted(syntax: str, value: int, is_left: bool) -> None:
+    plate = lettered("NAKAMURA YUKI", "outline", 10)
+    picture, letters = np.zeros((384, 512, 3), np.float32), np.zeros((384, 512), bool)
+    place = (slice(40, 40 + plate.shape[0]), slice(30, 30 + plate.shape[1]))
+    picture[place], letters[place] = value * plate[..., None], plate > 0.25
+    dataset = dataset_of(picture, {"syntax": syntax, "ground": "black", "form": "mono8"})
+    coded = np.squeeze(next(iter(frames_of(dataset, pixel_shape(dataset)))))
+    assert is_left_by_coding(picture, coded, letters) == is_left
