@@ -27,7 +27,7 @@ CLOSE_ENLARGEMENT = 2.5
 """Letters of 8 pixels are below what the detector was trained on. Twice the size finds no more and costs 1.8 times as much."""
 _LINE_WIDTH_MIN = 64
 _GREAT_LETTER_PIXELS = 64
-_SMALL_TILE_PIXELS, _SMALL_OVERLAP_PIXELS = 208, 64
+_SMALL_TILE_PIXELS, _SMALL_OVERLAP_PIXELS = 128, 48
 _NOISE_LEVELS = 5
 _DETECTOR_THRESHOLD, _BOX_THRESHOLD = 0.2, 0.25
 """Below the library's: on speckle small letters reach no more, and speckle itself a hundredth. What is no text is read as none."""
@@ -139,7 +139,7 @@ class RapidTextDetector:
             for left, side in tiles(tile.shape[1], _SMALL_TILE_PIXELS, _SMALL_OVERLAP_PIXELS):
                 if any(left < box[2] and box[0] < side and top < box[3] and box[1] < end for box in great):
                     here = [(one[0] - left, one[1] - top, one[2] - left, one[3] - top) for one in settled]
-                    part = self._lines(tile[top:end, left:side], enlargement, here)
+                    part = self._lines(tile[top:end, left:side], CLOSE_ENLARGEMENT, here)
                     lines += [((x0 + left, y0 + top, x1 + left, y1 + top), cuts) for (x0, y0, x1, y1), cuts in part]
         readings = self._read_lines([cuts for _, cuts in lines]) if lines else []
         return [DetectedText(*box, text, score) for (box, _), (text, score) in zip(lines, readings, strict=True)]
