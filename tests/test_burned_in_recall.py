@@ -70,3 +70,12 @@ def test_name_that_a_lossy_codec_left_out_is_not_planted(syntax: str, value: int
     dataset = dataset_of(picture, {"syntax": syntax, "ground": "black", "form": "mono8"})
     coded = np.squeeze(next(iter(frames_of(dataset, pixel_shape(dataset)))))
     assert is_left_by_coding(picture, coded, letters) == is_left
+
+
+@pytest.mark.slow
+def test_name_on_a_fan_that_is_taken_for_one_great_letter_is_found(detector: TextDetector) -> None:
+    rng = np.random.default_rng([1, 255])
+    rng.random()  # where the run draws the width
+    frame = make_frame(rng, names=2, width=512)
+    result = screen_pixels(frame.dataset, frame.identity, detector)
+    assert [judge(one.letters, result) for one in frame.planted] == ["blanked"] * 2
