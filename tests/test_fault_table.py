@@ -19,7 +19,7 @@ import pytest
 from sqlmodel import col, select
 
 from compliance.quarantine import QuarantineItem
-from crypto.errors import TemporarilyUnable
+from crypto.errors import BadInput, TemporarilyUnable
 from gateway.application import Application, open_application
 from gateway.fsck import Fsck
 from gateway.processing import original_of, study_key_of
@@ -106,17 +106,21 @@ def _try(folder: Path, faults: Faults, *, has_lost_power: bool = False) -> str:
     """What went wrong after the fault, or "" where nothing did."""
     told: list[bytes] = []
     try:
-        with scene(folder, faults) as (site, disk):
-            try:
-                live(site, told)
-            except PowerLost:
-                pass
-            except TemporarilyUnable:
-                # Five times in a row: the job would be tried later.
-                pass
-            site.app.database.engine.dispose()
-            if has_lost_power:
-                disk.come_back()
+        try:
+            with scene(folder, faults) as (site, disk):
+                try:
+                    live(site, told)
+                except PowerLost:
+                    pass
+                except TemporarilyUnable:
+                    # Five times in a row: the job would be tried later.
+                    pass
+                site.app.database.engine.dispose()
+                if has_lost_power:
+                    disk.come_back()
+        except (BadInput, PowerLost):
+            # It did not start, and said so.
+            assert not told
         check(folder, told)
     except Exception as error:
         return f"{type(error).__name__}: {error}"[:300]
