@@ -126,7 +126,8 @@ class ScenicDisk(FaultyDisk):
         def act() -> None:
             Disk.fsync_directory(self, path)
             self._names = {one: number for one, number in self._names.items() if one.parent != path}
-            for one in path.iterdir():
+            # The data folder itself holds the database, which is synced by itself.
+            for one in path.iterdir() if path != self._root else ():
                 if one.is_file():
                     self._names[one] = self._hold(one)
 
