@@ -166,7 +166,8 @@ def test_successor_that_does_not_come_up_leaves_the_others_alone(serving: Servin
     config.write_text(good + "no_such_setting = 1\n")
     os.kill(serving.process.pid, signal.SIGUSR2)
     assert serving.wait_for("rolling_restart_given_up", 1)[0]["receiver"] == 0
-    assert serving.is_answered() and serving.process.poll() is None and len(serving.said("receiver_draining")) == 1
+    assert len(serving.wait_for("receiver_draining", 1)) == 1
+    assert serving.is_answered() and serving.process.poll() is None
     config.write_text(good)
     os.kill(serving.process.pid, signal.SIGUSR2)
     serving.wait_for("receiver_replaced", 2)
