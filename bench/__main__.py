@@ -33,7 +33,9 @@ def main(arguments: list[str]) -> int:
     for name in names:
         short, full = PROGRAMS[name]
         print(f"== {name}", flush=True)
-        failed |= subprocess.run([sys.executable, str(HERE / f"{name}.py"), *(rest or (full if is_full else short))]).returncode
+        # As modules from the top, so that they find the packages and the tests' builders, installed or not.
+        command = [sys.executable, "-m", f"bench.{name}", *(rest or (full if is_full else short))]
+        failed |= subprocess.run(command, cwd=HERE.parent).returncode
     return 1 if failed else 0
 
 

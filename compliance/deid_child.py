@@ -12,23 +12,17 @@ Invariants
 
 from __future__ import annotations
 
-import logging
-import os
 import queue
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-import structlog
-
-from compliance import child_wire
 from compliance.child_answer import Proposed, contents_of, counts_of, flags_of, proposed_of, refusal_of
-from compliance.confinement import Confinement, environment_of_child
+from compliance.confined_process import ConfinedProcess
+from compliance.confinement import Confinement
 from compliance.deid_serve import identity_json
 from compliance.device_masks import Box, DeviceMask
 from compliance.identified import _MADE_BY_DEIDENTIFY, DeidentifiedDataset, IdentifiedDataset, Pseudonymity
@@ -36,11 +30,6 @@ from compliance.residual_scan import ResidualScan
 from crypto.canonical import keyed_uid
 from crypto.errors import RefusedContent
 
-log = structlog.get_logger()
-#: An answer's payload is at most so large: a part for lossy frames that were cleaned and are lossless now, and so many times the question.
-_ANSWER_BYTES, _ANSWER_TIMES = 256 << 20, 8
-#: What an answer says beside its payload: 10,000 boxes are 400 kB.
-_WORDS_BYTES_MAX = 1 << 20
 _ASKED_UIDS_MAX = 200_000
 _END_SECONDS = 10.0
 _UID = re.compile(r"[0-9.]{1,64}")
@@ -69,7 +58,7 @@ class DeidChild:
 
     def __init__(self, limits: ChildLimits | None = None) -> None:
         self._limits = limits or ChildLimits()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: ConfinedProcess | None = None
         #: The names this child works under, with what was told it and what the scan of its answers has learnt.
         self._under: Pseudonymity | None = None
         self._served = 0
@@ -110,13 +99,8 @@ class DeidChild:
     def close(self) -> None:
         """The child is gone."""
         process, self._process, self._under, self._served = self._process, None, None, 0
-        if process is None:
-            return
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                pipe.close()
+        if process is not None:
+            process.close()
 
     def end(self) -> None:
         """No child is started any more and the one that runs dies; whoever waits for its answer closes it and gets a refusal."""
@@ -140,10 +124,8 @@ class DeidChild:
     ) -> DeidentifiedDataset:
         process = self._started()
         deadline = time.monotonic() + self._limits.seconds_per_instance
-        assert process.stdin is not None and process.stdout is not None
-        to, answers = process.stdin.fileno(), process.stdout.fileno()
         if self._under is None or not _is_same(self._under, under):
-            child_wire.send(to, {"study": _study_json(under), "masks": [mask.to_json() for mask in masks]}, deadline=deadline)
+            process.send({"study": _study_json(under), "masks": [mask.to_json() for mask in masks]}, b"", deadline)
             self._under = replace(under)
         own = self._under
         told: dict[str, str] = own.memo.setdefault("uids", {})
@@ -154,17 +136,16 @@ class DeidChild:
             "reviewed": None if reviewed is None else [list(box) for box in reviewed],
             "compress": compress,
         }
-        child_wire.send(to, question, source.payload, deadline)
-        answer_max = _ANSWER_BYTES + _ANSWER_TIMES * len(source.payload)
+        process.send(question, source.payload, deadline)
         for _ in range(_ASKED_UIDS_MAX):
-            answer, payload = child_wire.receive(answers, answer_max, deadline, _WORDS_BYTES_MAX)
+            answer, payload = process.receive(len(source.payload), deadline)
             if "ask" not in answer:
                 break
             original = _short(answer["ask"])
             if payload or not _UID.fullmatch(original):
                 raise ValueError("no UID is asked for")
             told[original] = keyed_uid(under.uid_secret, original)
-            child_wire.send(to, {"uid": told[original]}, deadline=deadline)
+            process.send({"uid": told[original]}, b"", deadline)
         else:
             raise ValueError("the child asks without end")
         self._served += 1
@@ -175,38 +156,20 @@ class DeidChild:
             raise RefusedPixels(reason, detail, tag=tag, proposed=proposed_of(answer["proposed"]))
         return _made(answer["made"], payload, source, own)
 
-    def _started(self) -> subprocess.Popen[bytes]:
-        if self._process is not None and self._process.poll() is None:
+    def _started(self) -> ConfinedProcess:
+        if self._process is not None and self._process.is_alive:
             return self._process
         self.close()
         if self._is_over:
             raise EOFError
-        # Standard error is dropped: a codec's warning may quote what it read.
         arguments = [str(self._limits.address_space_bytes), str(self._limits.seconds_per_instance)]
-        process = self._process = subprocess.Popen(
-            [sys.executable, "-m", "compliance.deid_serve", *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment_of_child(1),
-            cwd="/",
-            umask=0o077,
-            close_fds=True,
+        process = self._process = ConfinedProcess(
+            "compliance.deid_serve", arguments, kind="deidentification", seconds_to_start=self._limits.seconds_to_start
         )
-        assert process.stdin is not None and process.stdout is not None
-        os.set_blocking(process.stdin.fileno(), False)
-        for pipe in (process.stdin, process.stdout):
-            child_wire.widen(pipe.fileno())
-        ready, _ = child_wire.receive(process.stdout.fileno(), 0, time.monotonic() + self._limits.seconds_to_start, _WORDS_BYTES_MAX)
-        self.confinement = Confinement.from_json(ready["confinement"])
-        is_whole = self.confinement.has_no_network and self.confinement.has_no_files
-        log.log(
-            logging.INFO if is_whole else logging.WARNING,
-            "confined_process_started",
-            kind="deidentification",
-            process_id=process.pid,
-            how=self.confinement.held(),
-        )
+        self.confinement = process.confinement
+        if self._is_over:
+            # It ended while this one started.
+            raise EOFError
         return process
 
 

@@ -10,24 +10,20 @@ Invariants
   and do no more to its parent.
 - A child that dies or is late leaves the instance on HOLD (PIXEL_WORKER_DIED, PIXEL_WORKER_LATE).
 
-The wire: 4 bytes length, that many bytes of JSON, 8 bytes length, that many bytes of a DICOM file (PS3.10). Numbers are big-endian.
+Questions and answers (child_wire.py) carry a DICOM file (PS3.10).
 """
 
 from __future__ import annotations
 
 import io
-import json
 import os
-import select
-import struct
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import IO, Any, BinaryIO
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -35,8 +31,10 @@ from pydicom import dcmread, dcmwrite
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset, FileMetaDataset
 
+from compliance import child_wire
 from compliance.burned_in import PixelScreening, ScreenedBox, screen_pixels
-from compliance.confinement import confine, environment_of_child
+from compliance.confined_process import ConfinedProcess
+from compliance.confinement import confine
 from compliance.device_masks import Box, DeviceMask, criterion_keywords, known_masks, matching_masks, pixel_risk
 from compliance.overlay_planes import overlay_groups
 from compliance.pixel_frames import frames_of, grey_pictures, pixel_shape, put
@@ -44,7 +42,7 @@ from compliance.pixel_looks import stretched
 from compliance.text_detection import TextDetector, open_text_detector
 from crypto.errors import RefusedContent
 
-ANSWER_BYTES_MAX = 3 << 30
+QUESTION_BYTES_MAX = 3 << 30
 _OUTCOMES = ("CLEAN", "CLEANED", "HOLD")
 _PIXEL_GROUPS = frozenset({0x0028, 0x7FE0, *range(0x6000, 0x6100, 2)})
 _DERIVATION = 0x00082111
@@ -67,7 +65,7 @@ class PixelChild:
 
     def __init__(self, limits: PixelLimits | None = None) -> None:
         self._limits = limits or PixelLimits()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: ConfinedProcess | None = None
         self._served = 0
         self._lock = threading.Lock()
 
@@ -100,9 +98,8 @@ class PixelChild:
             try:
                 process = self._started()
                 deadline = time.monotonic() + self._limits.seconds_per_instance
-                assert process.stdin is not None and process.stdout is not None
-                _send(process.stdin, {"render": frame}, _file_of(_needed(dataset, [])), deadline)
-                answer, payload = _receive(process.stdout.fileno(), deadline)
+                process.send({"render": frame}, _file_of(_needed(dataset, [])), deadline)
+                answer, payload = process.receive(0, deadline)
                 if answer.get("rendered") and payload[:8] == b"\x89PNG\r\n\x1a\n":
                     return payload
             except Exception:  # whatever its answer did to us, that child is not asked again
@@ -112,13 +109,8 @@ class PixelChild:
     def close(self) -> None:
         """The child is gone."""
         process, self._process, self._served = self._process, None, 0
-        if process is None:
-            return
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                pipe.close()
+        if process is not None:
+            process.close()
 
     @property
     def pid(self) -> int | None:
@@ -134,9 +126,9 @@ class PixelChild:
         try:
             process = self._started()
             deadline = time.monotonic() + self._limits.seconds_per_instance
-            assert process.stdin is not None and process.stdout is not None
-            _send(process.stdin, question, _file_of(_needed(dataset, question["masks"])), deadline)
-            answer, payload = _receive(process.stdout.fileno(), deadline)
+            file = _file_of(_needed(dataset, question["masks"]))
+            process.send(question, file, deadline)
+            answer, payload = process.receive(len(file), deadline)
             self._served += 1
             if self._served >= self._limits.instances_max:
                 self.close()
@@ -149,41 +141,34 @@ class PixelChild:
         self.close()
         return PixelScreening("HOLD", reason, (), dataset, "unscreened")
 
-    def _started(self) -> subprocess.Popen[bytes]:
-        if self._process is not None and self._process.poll() is None:
+    def _started(self) -> ConfinedProcess:
+        if self._process is not None and self._process.is_alive:
             return self._process
         self.close()
-        # Standard error is dropped: a codec's warning may quote what it read.
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "compliance.pixel_child", str(self._limits.address_space_bytes), str(self._limits.threads)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment_of_child(self._limits.threads),
-            cwd="/",
-            umask=0o077,
-            close_fds=True,
+        arguments = [str(self._limits.address_space_bytes), str(self._limits.threads)]
+        process = self._process = ConfinedProcess(
+            "compliance.pixel_child",
+            arguments,
+            kind="pixels",
+            seconds_to_start=self._limits.seconds_to_start,
+            threads=self._limits.threads,
         )
-        assert self._process.stdout is not None and self._process.stdin is not None
-        os.set_blocking(self._process.stdin.fileno(), False)
-        _receive(self._process.stdout.fileno(), time.monotonic() + self._limits.seconds_to_start)
-        return self._process
+        return process
 
 
-def serve(source: BinaryIO, sink: BinaryIO, *, threads: int) -> None:
+def serve(source: int, sink: int, *, threads: int) -> None:
     """The child's life: answers until its parent closes the pipe."""
-    _answer(sink, {"ready": True}, b"")
     detector: TextDetector | None = None
     is_open = False
     while True:
         try:
-            question, payload = _receive(source.fileno(), None)
+            question, payload = child_wire.receive(source, QUESTION_BYTES_MAX)
         except EOFError:
             return
         dataset = dcmread(io.BytesIO(payload), force=True)
         if "render" in question:
             picture = _rendered(dataset, int(question["render"]))
-            _answer(sink, {"rendered": picture is not None}, picture or b"")
+            child_wire.send(sink, {"rendered": picture is not None}, picture or b"")
             continue
         if not is_open:
             # Loading the models costs a second and 200 MB: not for a child that only renders.
@@ -201,7 +186,7 @@ def serve(source: BinaryIO, sink: BinaryIO, *, threads: int) -> None:
             "masks": list(result.masks),
             "overlays_removed": result.overlays_removed,
         }
-        _answer(sink, facts, _file_of(result.dataset) if result.outcome == "CLEANED" else b"")
+        child_wire.send(sink, facts, _file_of(result.dataset) if result.outcome == "CLEANED" else b"")
 
 
 def _rendered(dataset: Dataset, frame: int) -> bytes | None:
@@ -276,56 +261,14 @@ def _file_of(dataset: Dataset) -> bytes:
     return buffer.getvalue()
 
 
-def _send(sink: IO[bytes], question: dict[str, Any], payload: bytes, deadline: float) -> None:
-    descriptor = sink.fileno()
-    for part in _parts(question, payload):
-        view = memoryview(part)
-        while view:
-            _, ready, _ = select.select([], [descriptor], [], max(0.0, deadline - time.monotonic()))
-            if not ready:
-                raise TimeoutError
-            view = view[os.write(descriptor, view[: 1 << 16]) :]
-
-
-def _answer(sink: BinaryIO, facts: dict[str, Any], payload: bytes) -> None:
-    for part in _parts(facts, payload):
-        sink.write(part)
-    sink.flush()
-
-
-def _parts(facts: dict[str, Any], payload: bytes) -> tuple[bytes, bytes]:
-    words = json.dumps(facts).encode()
-    return struct.pack(">I", len(words)) + words + struct.pack(">Q", len(payload)), payload
-
-
-def _receive(descriptor: int, deadline: float | None) -> tuple[dict[str, Any], bytes]:
-    (length,) = struct.unpack(">I", _exactly(descriptor, 4, deadline))
-    facts = json.loads(_exactly(descriptor, min(length, 1 << 24), deadline))
-    (size,) = struct.unpack(">Q", _exactly(descriptor, 8, deadline))
-    if size > ANSWER_BYTES_MAX or not isinstance(facts, dict):
-        raise ValueError("not an answer")
-    return facts, _exactly(descriptor, size, deadline)
-
-
-def _exactly(descriptor: int, count: int, deadline: float | None) -> bytes:
-    parts = bytearray()
-    while len(parts) < count:
-        if deadline is not None and not select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))[0]:
-            raise TimeoutError
-        part = os.read(descriptor, min(count - len(parts), 1 << 20))
-        if not part:
-            raise EOFError
-        parts += part
-    return bytes(parts)
-
-
 def main() -> None:
     # Its libraries are loaded by now; nothing of a stranger's is.
-    confine(int(sys.argv[1]))
+    confinement = confine(int(sys.argv[1]))
     # Answers go to a descriptor of their own: a library that prints must not speak in our name.
-    sink = os.fdopen(os.dup(1), "wb")
+    source, sink = os.dup(0), os.dup(1)
     os.dup2(2, 1)
-    serve(sys.stdin.buffer.raw if hasattr(sys.stdin.buffer, "raw") else sys.stdin.buffer, sink, threads=int(sys.argv[2]))
+    child_wire.send(sink, {"ready": True, "confinement": confinement.to_json()})
+    serve(source, sink, threads=int(sys.argv[2]))
 
 
 if __name__ == "__main__":
