@@ -263,7 +263,7 @@ def _decide(
     grid = lossy_block_pixels(dataset)
     for reading, act in acts:
         if act == "BLANK":
-            box = _widened(reading, grid, shape)
+            box = _widened(reading.box, grid, shape)
             if not _covered(box, [known.box for known in boxes], 1.0):
                 boxes.append(ScreenedBox(box, "identifying" if reading.kind == TextKind.IDENTIFYING else "unknown text"))
     blanks = [box.box for box in boxes]
@@ -320,13 +320,11 @@ def _on_flat(box: Box, grey: Grey) -> bool:
     return bool(float((np.abs(values - np.median(values)) <= 0.04 * span).mean()) >= 0.9)
 
 
-def _widened(reading: _Reading, grid: int, shape: PixelShape) -> Box:
-    x0, y0, x1, y1 = reading.box
+def _widened(box: Box, grid: int, shape: PixelShape) -> Box:
+    x0, y0, x1, y1 = box
     # The ends of a line are what a detector loses first: there the margin is the height of the letters.
     height = min(x1 - x0, y1 - y0)
-    # On noise it loses whole letters: there a name is twice as far from its end.
-    lost = 2 if reading.kind == TextKind.IDENTIFYING and reading.on_anatomy else 1
-    side, end = 3 + height // 8, max(3 + height // 8, lost * min(height, _END_MARGIN_PIXELS))
+    side, end = 3 + height // 8, max(3 + height // 8, min(height, _END_MARGIN_PIXELS))
     across, down = (end, side) if x1 - x0 >= y1 - y0 else (side, end)
     x0, y0, x1, y1 = x0 - across, y0 - down, x1 + across, y1 + down
     return _cut([_on_grid((x0, y0, x1, y1), grid)], shape)[0]
