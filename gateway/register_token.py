@@ -8,8 +8,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import secrets
 from collections.abc import Collection
 from datetime import datetime, timedelta
 
@@ -20,6 +18,7 @@ from compliance import audit
 from compliance.database import Database, UtcDateTime
 from compliance.hospital import require_hospital
 from crypto.errors import BadInput, NotAllowed, NotFound
+from gateway.bearer_token import digest_of_header, name_of_program, new_token, token_digest
 
 TOKEN_PREFIX = "rgr_"  # noqa: S105
 UNKNOWN_TOKEN = "REGISTER_TOKEN"  # noqa: S105
@@ -27,7 +26,6 @@ OF_A_HOSPITAL = ("consents:read", "consents:write", "studies:read")
 OF_THE_DEPLOYMENT = ("credentials:read", "credentials:write", "evidence:read", "evidence:write")
 SCOPES = (*OF_A_HOSPITAL, *OF_THE_DEPLOYMENT)
 DAYS_MAX = 366
-_NAME_MAX = 64
 
 
 class RegisterToken(SQLModel, table=True):
@@ -56,8 +54,7 @@ def create_register_token(
 
     Raises: NotFound (no such hospital); BadInput for a name, scopes or a time that no token may have.
     """
-    if not 1 <= len(name.strip()) <= _NAME_MAX:
-        raise BadInput(f"a token has a name of 1 to {_NAME_MAX} characters")
+    name = name_of_program(name)
     if not 1 <= days <= DAYS_MAX:
         raise BadInput(f"a token holds 1 to {DAYS_MAX} days")
     wanted = sorted(set(scopes))
@@ -68,16 +65,16 @@ def create_register_token(
         raise BadInput(
             f"{', '.join(OF_A_HOSPITAL)} are for a token of one hospital, {', '.join(OF_THE_DEPLOYMENT)} for a token without: make two"
         )
-    token_id, token = secrets.token_hex(8), TOKEN_PREFIX + secrets.token_urlsafe(32)
+    token_id, token = new_token(TOKEN_PREFIX)
     with database.transaction() as session:
         if hospital_id is not None:
             require_hospital(session, hospital_id)
         row = RegisterToken(
             token_id=token_id,
-            name=name.strip(),
+            name=name,
             hospital_id=hospital_id,
             scopes=wanted,
-            token_digest=_digest(token),
+            token_digest=token_digest(token),
             created_at=now,
             expires_at=now + timedelta(days=days),
         )
@@ -106,11 +103,9 @@ def register_tokens(session: Session) -> list[RegisterToken]:
 
 def program_of(database: Database, authorization: str, *, now: datetime) -> RegisterToken:
     """The program whose token this Authorization header (RFC 6750 2.1) carries. Raises: NotAllowed(REGISTER_TOKEN)."""
-    scheme, _, token = authorization.partition(" ")
-    if scheme.lower() != "bearer" or not token.startswith(TOKEN_PREFIX) or not token.isascii():
-        raise NotAllowed(UNKNOWN_TOKEN, "this needs a token of the registers")
+    digest = digest_of_header(authorization, TOKEN_PREFIX)
     with database.reading() as session:
-        row = session.exec(select(RegisterToken).where(RegisterToken.token_digest == _digest(token))).first()
+        row = None if digest is None else session.exec(select(RegisterToken).where(RegisterToken.token_digest == digest)).first()
     if row is None or row.revoked_at is not None or row.expires_at <= now:
         raise NotAllowed(UNKNOWN_TOKEN, "this needs a token of the registers")
     return row
@@ -121,10 +116,6 @@ def require_scope(program: RegisterToken, scope: str) -> RegisterToken:
     if scope not in program.scopes:
         raise NotAllowed("SCOPE", f"the token has no scope {scope}")
     return program
-
-
-def _digest(token: str) -> str:
-    return hashlib.sha256(token.encode("ascii")).hexdigest()
 
 
 def _note(session: Session, row: RegisterToken, action: audit.Action, actor: str, now: datetime) -> None:

@@ -1,13 +1,7 @@
-"""Who may upload by STOW-RS: a program of a hospital, by a bearer token that is shown once and kept as its digest.
-
-A token, and not the certificate of DICOM TLS: HTTP is often terminated in front of us, where a certificate no longer reaches. It holds 256
-random bits, so its plain SHA-256 is as good as a password hash, and comparing digests in an index tells nothing about a token.
-"""
+"""Who may upload by STOW-RS: a program of a hospital, by a bearer token that is shown once and kept as its digest."""
 
 from __future__ import annotations
 
-import hashlib
-import secrets
 from datetime import datetime
 
 from sqlmodel import Session, col, select
@@ -15,23 +9,22 @@ from sqlmodel import Session, col, select
 from compliance import audit
 from compliance.database import Database
 from compliance.hospital import require_hospital
-from crypto.errors import BadInput, NotAllowed, NotFound
+from crypto.errors import NotAllowed, NotFound
+from gateway.bearer_token import digest_of_header, name_of_program, new_token, token_digest
 from gateway.intake_rows import UploadCredential
 
 TOKEN_PREFIX = "rgu_"  # noqa: S105
 UNKNOWN_TOKEN = "UPLOAD_TOKEN"  # noqa: S105
-_NAME_MAX = 64
 
 
 def create_upload_credential(database: Database, hospital_id: str, name: str, *, actor: str, now: datetime) -> tuple[str, str]:
     """(credential id, token): the token stands nowhere else. Raises: NotFound (no such hospital), BadInput (no name)."""
-    if not 1 <= len(name.strip()) <= _NAME_MAX:
-        raise BadInput(f"a credential has a name of 1 to {_NAME_MAX} characters")
-    credential_id, token = secrets.token_hex(8), TOKEN_PREFIX + secrets.token_urlsafe(32)
+    name = name_of_program(name)
+    credential_id, token = new_token(TOKEN_PREFIX)
     with database.transaction() as session:
         require_hospital(session, hospital_id)
         row = UploadCredential(
-            credential_id=credential_id, hospital_id=hospital_id, name=name.strip(), token_digest=_digest(token), created_at=now
+            credential_id=credential_id, hospital_id=hospital_id, name=name, token_digest=token_digest(token), created_at=now
         )
         session.add(row)
         _note(session, row, audit.Action.CREATE, actor, now)
@@ -63,18 +56,12 @@ def upload_credentials(session: Session, hospital_id: str) -> list[UploadCredent
 
 def authorised_upload(database: Database, authorization: str) -> UploadCredential:
     """The credential whose token this Authorization header (RFC 6750 2.1) carries. Raises: NotAllowed(UPLOAD_TOKEN)."""
-    scheme, _, token = authorization.partition(" ")
-    if scheme.lower() != "bearer" or not token.startswith(TOKEN_PREFIX) or not token.isascii():
-        raise NotAllowed(UNKNOWN_TOKEN, "uploading needs the hospital's token")
+    digest = digest_of_header(authorization, TOKEN_PREFIX)
     with database.reading() as session:
-        row = session.exec(select(UploadCredential).where(UploadCredential.token_digest == _digest(token))).first()
+        row = None if digest is None else session.exec(select(UploadCredential).where(UploadCredential.token_digest == digest)).first()
     if row is None or row.revoked_at is not None:
         raise NotAllowed(UNKNOWN_TOKEN, "uploading needs the hospital's token")
     return row
-
-
-def _digest(token: str) -> str:
-    return hashlib.sha256(token.encode("ascii")).hexdigest()
 
 
 def _note(session: Session, row: UploadCredential, action: audit.Action, actor: str, now: datetime) -> None:
