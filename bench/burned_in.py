@@ -31,8 +31,6 @@ from typing import Any
 import numpy as np
 from pydicom import Dataset, dcmread
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from bench.planted_frames import WIDTHS, Frame, make_cine, make_frame
 from compliance.burned_in import PixelScreening, screen_pixels
 from compliance.text_detection import TextDetector, open_text_detector

@@ -29,8 +29,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from bench.dicom_load import CALLED_AE_TITLE, WORKS, Work, payloads, run_load
 from bench.ingest_servers import prepare_readgate
 from bench.machine import describe

@@ -17,8 +17,6 @@ from pathlib import Path
 
 import structlog
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from compliance.database import Database
 from compliance.hospital import DicomPeer, Hospital
 from crypto.keys import FileKeyStore

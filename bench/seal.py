@@ -1,13 +1,13 @@
 """How fast sealing, opening and the spool are here, against the plain primitives they stand on.
 
-python bench/seal.py [DIRECTORY]        DIRECTORY: on the disk to measure (default: the working directory)
+python -m bench.seal [DIRECTORY]        DIRECTORY: on the disk to measure (default: the working directory)
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
-import sys
 import tempfile
 import threading
 import time
@@ -16,8 +16,6 @@ from functools import partial
 from pathlib import Path
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from crypto.aead_stream import ObjectContext, open_, seal, seal_parts
 from crypto.keys import FileKeyStore
@@ -132,7 +130,9 @@ def bench_vault(directory: Path) -> None:
 
 
 def main() -> None:
-    base = Path(sys.argv[1]) if len(sys.argv) > 1 else Path.cwd()
+    parser = argparse.ArgumentParser(description="sealing, opening and the spool against the primitives they stand on")
+    parser.add_argument("directory", nargs="?", type=Path, default=Path.cwd(), help="on the disk to measure")
+    base = parser.parse_args().directory
     bench_sealing()
     directory = Path(tempfile.mkdtemp(prefix="bench-seal-", dir=base))
     try:

@@ -19,7 +19,6 @@ import multiprocessing
 import shutil
 import sqlite3
 import statistics
-import sys
 import tempfile
 import time
 from multiprocessing.connection import Connection
@@ -27,8 +26,6 @@ from pathlib import Path
 
 import numpy as np
 from pydicom.uid import generate_uid
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.dicom_load import Work, run_load
 from bench.machine import describe
