@@ -1,6 +1,6 @@
 """How fast instances are received here, against dcmtk's storescp, Orthanc and a plain pynetdicom SCP in the same run.
 
-    python bench/ingest.py [--work ct,mr,mg,multiframe] [--associations 1,4,16] [--rounds 5] [--share 1.0] [--receivers 1]
+    python -m bench.ingest [--work ct,mr,mg,multiframe] [--associations 1,4,16] [--rounds 5] [--share 1.0] [--receivers 1]
                            [--peers readgate,storescp,orthanc,pynetdicom] [--stored 1000000] [--directory DIR] [--json FILE]
 
 `--receivers` is by default what `readgate serve` keeps on this machine. `--stored` measures a receiver that has so many instances on record
@@ -39,7 +39,7 @@ from gateway.config import DicomSettings
 PAUSE_SECONDS = 1.0
 #: As it is on its first day, and with what `--stored` says on record.
 OURS = ("readgate", "stored")
-SERVERS = Path(__file__).with_name("ingest_servers.py")
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
@@ -182,7 +182,7 @@ def _start(peer: str, port: int, directory: Path) -> subprocess.Popen[bytes]:
     program = _program(peer)
     assert program is not None
     if peer in (*OURS, "pynetdicom"):
-        command = [sys.executable, str(SERVERS), "readgate" if peer in OURS else peer, str(port), str(directory)]
+        command = [sys.executable, "-m", "bench.ingest_servers", "readgate" if peer in OURS else peer, str(port), str(directory)]
     elif peer == "storescp":
         command = [program, "--fork", "-pdu", "131072", "-od", str(directory), "-aet", CALLED_AE_TITLE, str(port)]
     else:
@@ -190,7 +190,7 @@ def _start(peer: str, port: int, directory: Path) -> subprocess.Popen[bytes]:
         settings = {"StorageDirectory": str(directory / "db"), "DicomPort": port, "HttpServerEnabled": False, "DicomAet": CALLED_AE_TITLE}
         configuration.write_text(json.dumps(settings | {"DicomAlwaysAllowStore": True, "DicomThreadsCount": 16, "Plugins": []}))
         command = [program, str(configuration)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def _program(peer: str) -> str | None:

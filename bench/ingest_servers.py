@@ -1,6 +1,6 @@
 """The receivers that `bench/ingest.py` starts, one process each.
 
-    python bench/ingest_servers.py readgate|pynetdicom PORT DIRECTORY
+    python -m bench.ingest_servers readgate|pynetdicom PORT DIRECTORY
 
 `readgate` is the receiver as it is deployed: header check, encryption, the spool (success only after fdatasync) and the index that writes
 the rows. `pynetdicom` is the plain SCP of its documentation: it writes a file and never syncs.

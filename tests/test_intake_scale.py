@@ -41,8 +41,7 @@ def receivers(folder: Path, count: int) -> Iterator[tuple[tuple[str, int], list[
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    server = REPOSITORY / "bench" / "ingest_servers.py"
-    command = [sys.executable, str(server), "readgate", str(port), str(folder)]
+    command = [sys.executable, "-m", "bench.ingest_servers", "readgate", str(port), str(folder)]
     processes = [subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL) for _ in range(count)]
     try:
         assert wait_until(lambda: all(_is_listening(process) for process in processes), 60)
