@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import subprocess
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -40,7 +41,7 @@ class CanarySearch:
         for path in files_below(folder):
             name = str(path.relative_to(folder))
             if not any(name == one or name.startswith(f"{one}/") for one in without):
-                self.look(f"file {name}", path.read_bytes())
+                self.look(f"file {name}", bytes_of(path))
                 self.look(f"name of {name}", name.encode())
 
     def look_into_database(self, url: str) -> None:
@@ -68,6 +69,17 @@ def forms(value: str) -> Iterator[tuple[str, bytes]]:
         start = (shift * 8 + 5) // 6
         stop = (shift + len(raw)) * 8 // 6
         yield f"base64 at {shift}", coded[start:stop]
+
+
+def bytes_of(path: Path) -> bytes:
+    """What is in the file; a database's is read by another process.
+
+    Whoever closes a file gives up all locks its process holds on it: SQLite would lose its own, and the next process to close the database
+    would believe itself the last and take the write-ahead log away under those that still use it.
+    """
+    if ".sqlite3" not in path.name:
+        return path.read_bytes()
+    return subprocess.run(["cat", "--", str(path)], capture_output=True, timeout=60, check=True).stdout
 
 
 def files_below(folder: Path) -> list[Path]:

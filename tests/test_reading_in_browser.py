@@ -26,6 +26,7 @@ from gateway.samples.people import JOZEF_WISNIOWSKI, KAETHE_GRUENWALD, Person
 from gateway.worker import REVOCATION_SECONDS
 from reporting.authoring import load_draft
 from reporting.verification import verify_report_pdf
+from tests.canary_search import bytes_of
 from tests.page_server import AXE, CHROMIUM_ARGUMENTS, VIEWER
 from tests.peers import require_peer
 from tests.running_site import RunningSite, eventually, running_site
@@ -305,7 +306,7 @@ def test_right_that_ends_takes_the_images_off_the_screen_and_keeps_the_draft(
     # 4. What was written is kept, and readable only under the study's key.
     assert draft.sections["findings"] == "Small hypodense lesion, not finished."
     for path in site.app.data.glob("readgate.sqlite3*"):
-        assert b"not finished" not in path.read_bytes()
+        assert b"not finished" not in bytes_of(path)
 
 
 _STATUS = "path => fetch(path).then(answer => answer.status)"

@@ -31,6 +31,7 @@ from gateway.law_watch import WATCH_SECONDS
 from gateway.worker import REVOCATION_SECONDS
 from reporting.authoring import load_draft
 from tests.builders import make_ct_study
+from tests.canary_search import bytes_of
 from tests.running_site import RunningSite, eventually, running_site
 from worklist.procedure_step import State
 from worklist.revocation import leading_reason
@@ -217,7 +218,7 @@ def test_right_that_ends_closes_what_is_open(
             # A study of the same patient that was shown as a prior has an entry of its own.
             assert [row.detail["reason"] for row in revoked if not row.detail.get("prior")] == [reason]
         for path in site.app.data.glob("readgate.sqlite3*"):
-            assert SECTIONS["findings"].encode() not in path.read_bytes()
+            assert SECTIONS["findings"].encode() not in bytes_of(path)
         # The reader is told, and so is the hospital.
         assert reader._send("GET", f"/read/{step.procedure_step_uid}", None, {"Accept": "text/html"})[0] == 303
         assert "right of" in hospital.page("/studies")
