@@ -10,7 +10,8 @@ import typer
 from gateway.console import DEFAULT_DATA, DataOption, JsonOption, actor, deployment, print_json, print_rows
 
 if TYPE_CHECKING:
-    from compliance.database import Database
+    from gateway.application import Application
+    from gateway.quarantine_acts import Said
 
 quarantine_app = typer.Typer(name="quarantine", help="Studies that are held.", no_args_is_help=True, rich_markup_mode=None)
 deliveries_app = typer.Typer(name="deliveries", help="Reports on their way: list, release.", no_args_is_help=True, rich_markup_mode=None)
@@ -152,15 +153,7 @@ def release_command(number: Annotated[int, typer.Argument(metavar="NUMBER")], no
     from gateway.quarantine_acts import try_again
 
     with deployment(data) as app:
-        try_again(
-            app.database,
-            app.keys,
-            hospital_id=_hospital_of(app.database, number),
-            quarantine_id=str(number),
-            actor=actor(),
-            note=note,
-            now=app.now(),
-        )
+        try_again(app.database, app.keys, _said(app, number, note))
     typer.echo(f"item {number} is released; a worker tries the study again")
 
 
@@ -175,16 +168,7 @@ def repair_command(
     from gateway.quarantine_acts import repair
 
     with deployment(data) as app:
-        repair(
-            app.database,
-            app.keys,
-            hospital_id=_hospital_of(app.database, number),
-            quarantine_id=str(number),
-            chosen=choice,
-            actor=actor(),
-            note=note,
-            now=app.now(),
-        )
+        repair(app.database, app.keys, _said(app, number, note), choice)
     typer.echo(f"item {number} is repaired; a worker tries the study again")
 
 
@@ -194,15 +178,7 @@ def reject_command(number: Annotated[int, typer.Argument(metavar="NUMBER")], not
     from gateway.quarantine_acts import reject
 
     with deployment(data) as app:
-        reject(
-            app.database,
-            app.keys,
-            hospital_id=_hospital_of(app.database, number),
-            quarantine_id=str(number),
-            actor=actor(),
-            note=note,
-            now=app.now(),
-        )
+        reject(app.database, app.keys, _said(app, number, note))
     typer.echo(f"item {number} is rejected")
 
 
@@ -295,12 +271,13 @@ def release_delivery_command(number: Annotated[int, typer.Argument(metavar="NUMB
     typer.echo(f"delivery {number} is queued again")
 
 
-def _hospital_of(database: Database, number: int) -> str:
+def _said(app: Application, number: int, note: str) -> Said:
     from compliance.quarantine import QuarantineItem
     from crypto.errors import NotFound
+    from gateway.quarantine_acts import Said
 
-    with database.reading() as session:
+    with app.database.reading() as session:
         item = session.get(QuarantineItem, number)
     if item is None:
         raise NotFound(f"no quarantine item {number}; see: readgate quarantine list")
-    return item.hospital_id
+    return Said(item.hospital_id, str(number), actor(), note, app.now())

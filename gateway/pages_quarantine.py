@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -14,9 +15,10 @@ from compliance.hospital import DicomPeer
 from compliance.principal import Principal
 from compliance.quarantine import QuarantineItem, QuarantineState, decision_note
 from crypto.errors import BadInput
+from gateway.application import Application
 from gateway.login import Visitor
 from gateway.page_shell import paging_of, shell_of
-from gateway.quarantine_acts import REPAIRS, can_settle, own_item, reject, repair, try_again
+from gateway.quarantine_acts import REPAIRS, Said, can_settle, own_item, reject, repair, try_again
 from gateway.reason_words import held_words
 from gateway.received import ReceivedInstance, ReceivedStudy, received_study
 from gateway.request_context import App, PostedForm, hospital_staff_of, page_number, reason_in
@@ -101,46 +103,29 @@ def show_item(app: App, staff: Staff, quarantine_id: str) -> Response:
 
 @router.post("/{quarantine_id}/release")
 def release_item(app: App, staff: Staff, form: PostedForm, quarantine_id: str) -> Response:
-    try_again(
-        app.database,
-        app.keys,
-        hospital_id=staff.principal.hospital_id,
-        quarantine_id=quarantine_id,
-        actor=staff.principal_id,
-        note=reason_in(form),
-        now=app.now(),
-    )
-    return RedirectResponse(f"/quarantine/{quarantine_id}", status_code=303)
+    try_again(app.database, app.keys, _said(app, staff, form, quarantine_id))
+    return _back_to(quarantine_id)
 
 
 @router.post("/{quarantine_id}/reject")
 def reject_item(app: App, staff: Staff, form: PostedForm, quarantine_id: str) -> Response:
-    reject(
-        app.database,
-        app.keys,
-        hospital_id=staff.principal.hospital_id,
-        quarantine_id=quarantine_id,
-        actor=staff.principal_id,
-        note=reason_in(form),
-        now=app.now(),
-    )
-    return RedirectResponse(f"/quarantine/{quarantine_id}", status_code=303)
+    reject(app.database, app.keys, _said(app, staff, form, quarantine_id))
+    return _back_to(quarantine_id)
 
 
 @router.post("/{quarantine_id}/repair")
 def repair_item(app: App, staff: Staff, form: PostedForm, quarantine_id: str) -> Response:
     if "repair" not in form:
         raise BadInput("choose a repair")
-    repair(
-        app.database,
-        app.keys,
-        hospital_id=staff.principal.hospital_id,
-        quarantine_id=quarantine_id,
-        chosen=form["repair"],
-        actor=staff.principal_id,
-        note=reason_in(form),
-        now=app.now(),
-    )
+    repair(app.database, app.keys, _said(app, staff, form, quarantine_id), form["repair"])
+    return _back_to(quarantine_id)
+
+
+def _said(app: Application, staff: Visitor, form: Mapping[str, str], quarantine_id: str) -> Said:
+    return Said(staff.principal.hospital_id, quarantine_id, staff.principal_id, reason_in(form), app.now())
+
+
+def _back_to(quarantine_id: str) -> Response:
     return RedirectResponse(f"/quarantine/{quarantine_id}", status_code=303)
 
 

@@ -29,7 +29,7 @@ from crypto.errors import BadInput, Conflict, NotFound
 from gateway.application import Application
 from gateway.login import Visitor
 from gateway.processing import original_of, study_key_of
-from gateway.quarantine_acts import can_settle, own_item, reject, release_in
+from gateway.quarantine_acts import Said, can_settle, own_item, reject, release_in
 from gateway.received import ReceivedInstance, ReceivedStudy, held_by_item, locked_received_study, received_study
 
 _CHARSET = 0x00080005
@@ -138,20 +138,12 @@ def accept(
             record_review(session, app.keys, received_study_pk=item.received_study_pk, instance_pk=instance_pk, boxes=chosen_boxes, **said)
             if instance_pk in masks:
                 record_mask(session, app.keys, mask=masks[instance_pk], **said)
-        release_in(session, app.keys, hospital_id=hospital_id, quarantine_id=quarantine_id, actor=staff.principal_id, note=note, now=now)
+        release_in(session, app.keys, Said(hospital_id, quarantine_id, staff.principal_id, note, now))
 
 
 def refuse(app: Application, staff: Visitor, quarantine_id: str, *, note: str) -> None:
     """The item's instances are never read. Raises: NotFound, Conflict."""
-    reject(
-        app.database,
-        app.keys,
-        hospital_id=staff.principal.hospital_id,
-        quarantine_id=quarantine_id,
-        actor=staff.principal_id,
-        note=note,
-        now=app.now(),
-    )
+    reject(app.database, app.keys, Said(staff.principal.hospital_id, quarantine_id, staff.principal_id, note, app.now()))
 
 
 def _held(session: Session, staff: Visitor, quarantine_id: str, instance_pk: int) -> tuple[QuarantineItem, ReceivedInstance]:

@@ -7,7 +7,7 @@ de-identification: what a person confirms by looking cannot be proved later.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 
 from sqlmodel import Session
@@ -29,6 +29,17 @@ REPAIRS: dict[str, dict[str, str]] = {
 }
 
 
+@dataclass(frozen=True)
+class Said:
+    """What a person of the hospital says about one item, and why."""
+
+    hospital_id: str | None
+    quarantine_id: str
+    actor: str
+    note: str
+    now: datetime
+
+
 def own_item(session: Session, hospital_id: str | None, quarantine_id: str) -> QuarantineItem:
     """Raises: NotFound, for another hospital's item as for none."""
     is_number = quarantine_id.isascii() and quarantine_id.isdigit() and len(quarantine_id) < 16
@@ -46,79 +57,49 @@ def can_settle(item: QuarantineItem, study: ReceivedStudy) -> bool:
     return study.state != ReceivedState.COMPLETE if item.is_partial else study.state in (ReceivedState.QUARANTINED, ReceivedState.REJECTED)
 
 
-def try_again(
-    database: Database, keys: KeyStore, *, hospital_id: str | None, quarantine_id: str, actor: str, note: str, now: datetime
-) -> None:
+def try_again(database: Database, keys: KeyStore, said: Said) -> None:
     """The study is de-identified again from its sealed originals. Raises: NotFound, Conflict when somebody decided already."""
     with database.transaction() as session:
-        release_in(session, keys, hospital_id=hospital_id, quarantine_id=quarantine_id, actor=actor, note=note, now=now)
+        release_in(session, keys, said)
 
 
-def release_in(
-    session: Session, keys: KeyStore, *, hospital_id: str | None, quarantine_id: str, actor: str, note: str, now: datetime
-) -> None:
+def release_in(session: Session, keys: KeyStore, said: Said) -> None:
     """`try_again` within the caller's transaction. Raises: NotFound, Conflict."""
-    _settle_in(session, keys, hospital_id, quarantine_id, QuarantineState.RELEASED, actor, note, now, _process_again)
+    item, study = _open_item(session, said)
+    _process_again(session, item, study, said.now)
+    _settle(session, keys, item, QuarantineState.RELEASED, said)
 
 
-def reject(
-    database: Database, keys: KeyStore, *, hospital_id: str | None, quarantine_id: str, actor: str, note: str, now: datetime
-) -> None:
+def reject(database: Database, keys: KeyStore, said: Said) -> None:
     """The study is never read; its sealed originals stay until they are shredded. Raises: NotFound, Conflict."""
-    _settle(database, keys, hospital_id, quarantine_id, QuarantineState.REJECTED, actor, note, now, _reject)
+    with database.transaction() as session:
+        item, study = _open_item(session, said)
+        _reject(session, item, study, said.now)
+        _settle(session, keys, item, QuarantineState.REJECTED, said)
 
 
-def repair(
-    database: Database, keys: KeyStore, *, hospital_id: str | None, quarantine_id: str, chosen: str, actor: str, note: str, now: datetime
-) -> None:
+def repair(database: Database, keys: KeyStore, said: Said, chosen: str) -> None:
     """The conflict is settled as chosen and the study is de-identified again. Raises: NotFound, Conflict, BadInput."""
-
-    def act(session: Session, item: QuarantineItem, study: ReceivedStudy, now: datetime) -> None:
+    with database.transaction() as session:
+        item, study = _open_item(session, said)
         if chosen not in REPAIRS.get(item.reason_code, {}):
             raise BadInput("there is no such repair for this reason")
         _keep_one_content(session, item.received_study_pk, is_first=chosen == KEEP_FIRST)
-        _process_again(session, item, study, now)
-
-    _settle(database, keys, hospital_id, quarantine_id, QuarantineState.RELEASED, actor, note, now, act, repair=chosen)
-
-
-def _settle(
-    database: Database,
-    keys: KeyStore,
-    hospital_id: str | None,
-    quarantine_id: str,
-    state: QuarantineState,
-    actor: str,
-    note: str,
-    now: datetime,
-    act: Callable[[Session, QuarantineItem, ReceivedStudy, datetime], None],
-    *,
-    repair: str = "",
-) -> None:
-    with database.transaction() as session:
-        _settle_in(session, keys, hospital_id, quarantine_id, state, actor, note, now, act, repair=repair)
+        _process_again(session, item, study, said.now)
+        _settle(session, keys, item, QuarantineState.RELEASED, said, repair=chosen)
 
 
-def _settle_in(
-    session: Session,
-    keys: KeyStore,
-    hospital_id: str | None,
-    quarantine_id: str,
-    state: QuarantineState,
-    actor: str,
-    note: str,
-    now: datetime,
-    act: Callable[[Session, QuarantineItem, ReceivedStudy, datetime], None],
-    *,
-    repair: str = "",
-) -> None:
-    item = own_item(session, hospital_id, quarantine_id)
-    assert item.item_pk is not None
+def _open_item(session: Session, said: Said) -> tuple[QuarantineItem, ReceivedStudy]:
+    item = own_item(session, said.hospital_id, said.quarantine_id)
     study = locked_received_study(session, item.received_study_pk)
     if not can_settle(item, study):
         raise Conflict("ALREADY_SETTLED", "the study is on its way again")
-    act(session, item, study, now)
-    settle(session, keys, item.item_pk, state, actor=actor, note=note, now=now, repair=repair)
+    return item, study
+
+
+def _settle(session: Session, keys: KeyStore, item: QuarantineItem, state: QuarantineState, said: Said, *, repair: str = "") -> None:
+    assert item.item_pk is not None
+    settle(session, keys, item.item_pk, state, actor=said.actor, note=said.note, now=said.now, repair=repair)
 
 
 def _process_again(session: Session, item: QuarantineItem, study: ReceivedStudy, now: datetime) -> None:

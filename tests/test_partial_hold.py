@@ -21,7 +21,7 @@ from compliance.study import Instance, Study, manifest_of, require_study
 from crypto.errors import Conflict
 from gateway import study_registration
 from gateway.processing import archive_originals, deidentify_study, route_study
-from gateway.quarantine_acts import reject, try_again
+from gateway.quarantine_acts import Said, reject, try_again
 from gateway.received import ReceivedInstance, ReceivedState, held_by_item, received_study
 from tests.builders import make_ct_study
 from tests.gateway_site import PAGE, GatewaySite, gateway_site
@@ -76,7 +76,7 @@ def study(site: GatewaySite, uid: str) -> Study:
 
 
 def settle(act: Any, site: GatewaySite, item: QuarantineItem) -> None:
-    act(site.app.database, site.app.keys, hospital_id="h1", quarantine_id=str(item.item_pk), actor="h1", note="seen", now=site.app.now())
+    act(site.app.database, site.app.keys, Said("h1", str(item.item_pk), "h1", "seen", site.app.now()))
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 from sqlmodel import select
 
 from compliance.quarantine import QuarantineItem, QuarantineState
-from gateway.quarantine_acts import reject
+from gateway.quarantine_acts import Said, reject
 from gateway.received import ReceivedState, received_study
 from gateway.spool_index import REJECTED_STUDY_CAME_AGAIN
 from tests.builders import make_ct_study
@@ -38,6 +38,4 @@ def _reject_all(site: GatewaySite) -> None:
     with site.app.database.reading() as session:
         held = session.exec(select(QuarantineItem.item_pk).where(QuarantineItem.state == QuarantineState.HELD)).all()
     for item_pk in held:
-        reject(
-            site.app.database, site.app.keys, hospital_id="h1", quarantine_id=str(item_pk), actor="h1", note="objected", now=site.app.now()
-        )
+        reject(site.app.database, site.app.keys, Said("h1", str(item_pk), "h1", "objected", site.app.now()))

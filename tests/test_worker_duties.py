@@ -14,7 +14,7 @@ from compliance.audit import EventType
 from compliance.quarantine import QuarantineItem
 from gateway.jobs import JobRunner, StudyJob
 from gateway.processing import archive_originals, deidentify_study
-from gateway.quarantine_acts import try_again
+from gateway.quarantine_acts import Said, try_again
 from gateway.received import ReceivedState, ReceivedStudy
 from gateway.study_attempts import StudyAttempts
 from gateway.worker import Worker
@@ -108,15 +108,7 @@ def test_study_whose_job_died_before_that_is_held_and_may_be_released(site: Gate
     with site.app.database.reading() as session:
         item = session.exec(select(QuarantineItem).where(QuarantineItem.received_study_pk == received_study_pk)).one()
     assert item.reason_code == "PROCESSING_FAILED"
-    try_again(
-        site.app.database,
-        site.app.keys,
-        hospital_id="h1",
-        quarantine_id=str(item.item_pk),
-        actor="h1",
-        note="again",
-        now=site.app.now(),
-    )
+    try_again(site.app.database, site.app.keys, Said("h1", str(item.item_pk), "h1", "again", site.app.now()))
     runner = DeadRunner(is_all_dead=False)
     _worker(site, runner).complete_studies()
     assert (received_study_pk, 2, 0) in runner.studies, "under a name that is not used up"
