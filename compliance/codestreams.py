@@ -13,6 +13,7 @@ import re
 import struct
 from collections.abc import Callable
 
+from compliance import jp2_wrapper
 from crypto.errors import RefusedContent
 
 _JPEG = frozenset(f"1.2.840.10008.1.2.4.{last}" for last in (*range(50, 67), 70))
@@ -199,8 +200,9 @@ def _ends(value: bytes, length: Callable[[int], int]) -> bool:
 
 
 def _jpeg_2000(stream: bytes) -> bytes:
+    if stream.startswith(jp2_wrapper.SIGNATURE):
+        stream = jp2_wrapper.codestream_of(stream)
     if stream[:4] != b"\xff\x4f\xff\x51":
-        # In JP2 boxes of any kind may stand beside the codestream (15444-1 Annex I); PS3.5 8.2.4 has it bare.
         raise _broken("no start of a JPEG 2000 codestream")
     cut, pos = _Cut(stream), 2
     while (marker := stream[pos : pos + 2]) != _SOT:

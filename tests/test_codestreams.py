@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 from collections.abc import Callable
 
@@ -40,6 +41,26 @@ def _rle(values: np.ndarray) -> bytes:
     planes = [plane + b"\0" * (len(plane) % 2) for plane in planes]
     offsets = [64 + sum(map(len, planes[:at])) for at in range(3)]
     return struct.pack("<16I", 3, *offsets, *([0] * 12)) + b"".join(planes)
+
+
+def _jp2(values: np.ndarray) -> bytes:
+    return bytes(imagecodecs.jpeg2k_encode(values, level=0, codecformat="jp2"))
+
+
+def _box(kind: bytes, value: bytes) -> bytes:
+    return struct.pack(">I", len(value) + 8) + kind + value
+
+
+def _in_header(file: bytes, box: bytes) -> bytes:
+    at = file.index(b"jp2h")
+    length = int.from_bytes(file[at - 4 : at], "big")
+    end = at - 4 + length
+    return file[: at - 4] + struct.pack(">I", length + len(box)) + file[at:end] + box + file[end:]
+
+
+def _before_codestream(file: bytes, *boxes: bytes) -> bytes:
+    at = file.index(b"jp2c") - 4
+    return file[:at] + b"".join(boxes) + file[at:]
 
 
 def _segment(code: int, value: bytes) -> bytes:
@@ -88,6 +109,17 @@ def _bare(stream: bytes, syntax: str) -> bytes:
         (_behind_start(LS_STREAM, _segment(0xE8, b"SPIFF\0" + TEXT), _segment(0xFE, TEXT)) + TEXT, JPEG_LS),
         (_main_header(J2K_STREAM, _segment(0x64, b"\0\1" + TEXT)), J2K),
         (J2K_STREAM + TEXT, J2K),
+        (_before_codestream(_jp2(GREY), _box(b"xml ", TEXT), _box(b"uuid", b"u" * 16 + TEXT)), J2K),
+        (_jp2(GREY) + _box(b"xml ", TEXT) + b"\0", J2K),
+        (_in_header(_jp2(GREY), _box(b"colr", b"\2\0\0" + TEXT)), J2K),
+        (
+            _main_header(
+                # Of no stated length: up to the end.
+                re.sub(rb"....jp2c", b"\0\0\0\0jp2c", _before_codestream(_jp2(GREY), _box(b"xml ", TEXT)), flags=re.DOTALL),
+                _segment(0x64, b"\0\1" + TEXT),
+            ),
+            J2K,
+        ),
         (_main_header(HT_STREAM, _segment(0x64, b"\0\1" + TEXT)) + TEXT, HTJ2K),
         (RLE_STREAM + TEXT, RLE),
     ],
@@ -143,7 +175,20 @@ def _tile_comment() -> bytes:
         (_tile_comment(), J2K, "PIXEL_UNDECODABLE"),
         (J2K_STREAM[:-2], J2K, "PIXEL_UNDECODABLE"),
         (_main_header(J2K_STREAM, _segment(0x7F, TEXT)), J2K, "PIXEL_UNDECODABLE"),
-        (bytes(imagecodecs.jpeg2k_encode(GREY, level=0, codecformat="jp2")), J2K, "PIXEL_UNDECODABLE"),
+        (_jp2(GREY)[:-60], J2K, "PIXEL_UNDECODABLE"),
+        (_jp2(GREY).replace(b"jp2c", b"jp2i"), J2K, "PIXEL_UNDECODABLE"),
+        (_jp2(GREY).replace(b"ftyp", b"free"), J2K, "PIXEL_UNDECODABLE"),
+        (_jp2(GREY) + b"\0\0\0\x0fxml " + TEXT, J2K, "PIXEL_UNDECODABLE"),
+        (_jp2(GREY) + _jp2(GREY)[77:], J2K, "PIXEL_UNDECODABLE"),
+        (_in_header(_jp2(GREY), _box(b"pclr", TEXT)), J2K, "PIXEL_UNDECODABLE"),
+        (
+            _in_header(_jp2(COLOUR), _box(b"cdef", bytes((0, 3, 0, 0, 0, 0, 0, 3, 0, 1, 0, 0, 0, 2, 0, 2, 0, 0, 0, 1)))),
+            J2K,
+            "PIXEL_UNDECODABLE",
+        ),
+        (_jp2(COLOUR).replace(b"\1\0\0\0\0\0\x10", b"\1\0\0\0\0\0\x12"), J2K, "PIXEL_UNDECODABLE"),
+        (_jp2(GREY).replace(b"ihdr\0\0\0\x18", b"ihdr\0\0\0\x19"), J2K, "PIXEL_UNDECODABLE"),
+        (_jp2(GREY).replace(b"\0\1\7\7", b"\0\2\7\7"), J2K, "PIXEL_UNDECODABLE"),
         (RLE_STREAM[:60] + b"Li W" + RLE_STREAM[64:], RLE, "PIXEL_UNDECODABLE"),
         (RLE_STREAM[:-9], RLE, "PIXEL_UNDECODABLE"),
         (b"\0\0\1\xb3" + TEXT, "1.2.840.10008.1.2.4.100", "PIXEL_SYNTAX_REFUSED"),
