@@ -77,7 +77,7 @@ def show_command(
     for reason in found.shown.reasons:
         typer.echo(f"  {reason.text} [{reason.code}]")
     for gate in found.gates:
-        typer.echo(f"  {gate.gate} {gate.name}: {gate.outcome}")
+        typer.echo(f"  {gate.gate} {gate.name}: {gate.outcome} {' '.join(gate.reasons)}".rstrip())
     for one in found.obligations:
         typer.echo(f"  {one.code}: {one.state}. {one.evidence}")
     for other in found.others:

@@ -84,7 +84,14 @@ class Explanation:
             ],
             "about": dict(self.about),
             "gates": [
-                {"gate": one.gate, "name": one.name, "outcome": one.outcome, "rules": list(one.rules), "evidence": list(one.evidence)}
+                {
+                    "gate": one.gate,
+                    "name": one.name,
+                    "outcome": one.outcome,
+                    "reasons": list(one.reasons),
+                    "rules": list(one.rules),
+                    "evidence": list(one.evidence),
+                }
                 for one in self.gates
             ],
             "obligations": [{"code": one.code, "state": one.state, "evidence": one.evidence} for one in self.obligations],
@@ -180,12 +187,12 @@ def _gate(gate: Mapping[str, Any]) -> GateResult:
         for item in gate["relied_on"]
     )
     outcome = gate["outcome"]
-    found = ", ".join(gate["reasons"]) if outcome != "ALLOW" else ""
     return GateResult(
         gate=gate["gate"],
         name=GATE_NAMES.get(gate["gate"], ""),
-        outcome=f"{_OUTCOMES.get(outcome, outcome)}{': ' + found if found else ''}",
+        outcome=_OUTCOMES.get(outcome, outcome),
         tone=_TONES.get(outcome, "neutral"),
+        reasons=tuple(gate["reasons"]) if outcome != "ALLOW" else (),
         rules=rules,
         evidence=evidence,
     )

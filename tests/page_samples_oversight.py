@@ -227,8 +227,16 @@ def decision() -> o.DecisionPage:
         decision=decision_row(),
         question="May P. Ruiz, in Spain, claim study RG-7KQ2-0003 of Lone Star Regional, Texas?",
         gates=(
-            o.GateResult("G1", "Prohibitions", "Nothing prohibits", "good", ("us.dsp.country-of-concern: 28 CFR 202.601",)),
-            o.GateResult("G4", "Credentials", "Denied", "bad", ("us.licence.patient-state: Tex. Occ. Code 151.056",), ("none",)),
+            o.GateResult("G1", "Prohibitions", "Nothing prohibits", "good", (), ("us.dsp.country-of-concern: 28 CFR 202.601",)),
+            o.GateResult(
+                "G4",
+                "Credentials",
+                "Denied",
+                "bad",
+                ("CRED_COVER_MISSING:US-TX", "CRED_LICENCE_MISSING:US-TX", "HOUSE_COVER", "US_LICENCE_PATIENT_STATE"),
+                ("us.licence.patient-state: Tex. Occ. Code 151.056",),
+                ("none",),
+            ),
         ),
         facts=(("reader.location", "ES", "declared at login, 09:58 UTC"), ("study.origin", "US-TX", "hospital register")),
         obligations=(

@@ -97,6 +97,17 @@ def test_no_page_scrolls_sideways_on_a_narrow_screen(page: Page) -> None:
         assert page.evaluate("() => document.documentElement.scrollWidth") <= 400, name
 
 
+def test_no_table_hides_a_column_on_a_wide_screen(page: Page) -> None:
+    """What explains a decision is read at one glance and printed: a column that must be scrolled to is not on the paper."""
+    page.set_viewport_size({"width": 1440, "height": 900})
+    for name in page_catalogue.pages():
+        page.goto(f"/page/{name}")
+        hidden = page.evaluate(
+            "() => [...document.querySelectorAll('.scroll')].filter(one => one.scrollWidth > one.clientWidth).map(one => one.ariaLabel)"
+        )
+        assert hidden == [], name
+
+
 def test_a_study_is_claimed_by_keyboard_and_the_focus_stays_on_its_row(page: Page, script: Script) -> None:
     page.goto("/page/worklist")
     page.keyboard.press("j")

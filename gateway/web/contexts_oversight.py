@@ -239,6 +239,7 @@ class GateResult:
     name: str  # "Transfer mechanism"
     outcome: str
     tone: Tone
+    reasons: tuple[str, ...] = ()  # "CRED_LICENCE_EXPIRED:ES"
     rules: tuple[str, ...] = ()  # "eu.adequacy.ch: Decision 2000/518/EC"
     evidence: tuple[str, ...] = ()
 
