@@ -29,6 +29,7 @@ BLANK_BYTES = 16 * 1024 * 1024
 _SUFFIX = ".blank"
 _STEP_BYTES = 1024 * 1024
 _POLL_SECONDS = 0.25
+_IN_USE_SECONDS = 1.0
 
 
 class BlankSegments:
@@ -39,7 +40,6 @@ class BlankSegments:
         self._disk = disk
         self._names: list[str] = []
         self._lock = threading.Lock()
-        self._taken_at = float("-inf")
 
     def names(self) -> list[str]:
         """The ids of the files that are blank, or were a moment ago."""
@@ -52,6 +52,11 @@ class BlankSegments:
         return self._root / f"{segment_id}{_SUFFIX}"
 
     @property
+    def count(self) -> int:
+        """How many files `take` may find. Costs nothing."""
+        return len(self._names)
+
+    @property
     def has_any(self) -> bool:
         """Whether `take` may find one. Costs nothing."""
         return bool(self._names)
@@ -59,7 +64,6 @@ class BlankSegments:
     def take(self) -> tuple[str, int] | None:
         """Id and locked descriptor of a file that is the caller's alone from here on; None where there is none."""
         with self._lock:
-            self._taken_at = time.monotonic()
             while self._names:
                 segment_id = self._names.pop()
                 with contextlib.suppress(OSError):
@@ -136,8 +140,14 @@ class BlankSegments:
 
     @property
     def is_in_use(self) -> bool:
-        """Whether one was taken within the last second: then the disk has better to do than to write zeros."""
-        return time.monotonic() - self._taken_at < 1.0
+        """Whether a segment was begun within the last second, by whatever process: then the disk has better to do than to write zeros.
+
+        The directory above tells: a segment's name was made there (or one was removed, which is work of the disk too).
+        """
+        try:
+            return abs(time.time() - os.stat(self._root.parent).st_mtime) < _IN_USE_SECONDS
+        except OSError:
+            return False
 
     def settle(self, path_of: Callable[[str], Path]) -> bool:
         """As `settle_files` of this directory, and what it did here lasts. Raises: OSError."""
@@ -166,15 +176,15 @@ class BlankSupply:
 
     def _run(self) -> None:
         while True:
-            # Up to a quarter is made again at once, the rest when the senders pause.
-            wanted = self._wanted // 4 if self._blanks.is_in_use else self._wanted
             with contextlib.suppress(OSError):
-                self._blanks.fill(wanted, self._goes_on)
+                self._blanks.fill(self._wanted, self._goes_on)
             if self._stopping.wait(_POLL_SECONDS):
                 return
 
     def _goes_on(self, length: int) -> bool:
-        return not self._stopping.is_set() and self._may_fill(length)
+        # Up to a quarter is made again at once, the rest when the senders pause; asked before each file, since they may begin again any time.
+        is_wanted_now = self._blanks.count < self._wanted // 4 or not self._blanks.is_in_use
+        return is_wanted_now and not self._stopping.is_set() and self._may_fill(length)
 
 
 def settle_files(root: Path, path_of: Callable[[str], Path], disk: Disk) -> bool:

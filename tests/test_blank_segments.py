@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -291,3 +292,29 @@ def test_blank_file_whose_name_cannot_be_made_to_last_is_none(tmp_path: Path) ->
     with pytest.raises(OSError, match="injected"):
         blanks.fill(1, lambda _: True)
     assert (blanks.names(), blanks.has_any) == ([], False)
+
+
+def test_filling_stops_at_a_quarter_when_anybody_begins_to_receive(tmp_path: Path, keys: FileKeyStore) -> None:
+    spool = with_blanks(tmp_path, keys, 1)
+    begins_at = 4
+    asked = itertools.count(1)
+
+    def may_fill(length: int) -> bool:
+        if next(asked) == begins_at:
+            # Another process, of which this one knows nothing, begins a segment while the store is being filled.
+            Spool(tmp_path / "spool", keys).open_segment("h1", FACTS).close()
+        return True
+
+    def senders_pause() -> None:
+        os.utime(tmp_path / "spool", (time.time() - 60, time.time() - 60))
+
+    senders_pause()
+    supply = spool.supply_blanks(12, may_fill)
+    assert spool._blanks.fill(12, supply._goes_on) == 4
+    assert spool._blanks.fill(12, supply._goes_on) == 0
+    # What a burst needs is made all the same.
+    for blank in blanks_of(tmp_path)[:3]:
+        blank.unlink()
+    assert spool._blanks.fill(12, supply._goes_on) == 1
+    senders_pause()
+    assert spool._blanks.fill(12, supply._goes_on) == 9
