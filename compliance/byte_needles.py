@@ -144,10 +144,11 @@ class _Sieve:
             if self._width is None:
                 near = np.flatnonzero(self._hashed.take(_hash(words | np.uint32(_CASE))))
             else:
-                within = (words.view(np.int16) - np.int16(self._least)).view(np.uint16) <= self._width
-                if not within.any():
+                above = (words.view(np.int16) - np.int16(self._least)).view(np.uint16)
+                # The least of them is found in half the time that comparing all of them takes.
+                if above.min() > self._width:
                     continue
-                near = np.flatnonzero(within.view(np.uint16) == 0x0101)
+                near = np.flatnonzero((above <= self._width).view(np.uint16) == 0x0101)
                 if near.size:
                     near = near[self._hashed.take(_hash(words[near] | np.uint32(_CASE)))]
             if near.size:

@@ -16,14 +16,15 @@ from dataclasses import dataclass
 
 from compliance import text_patterns as patterns
 from compliance.identity_terms import IdentityTerms
+from compliance.known_forms import KnownForms
 from compliance.name_forms import (
     NameForms,
     date_forms,
     fold,
     fold_term,
-    identifier_pattern,
+    identifier_form,
     is_near,
-    phrase_pattern,
+    phrase_form,
     phrase_words,
 )
 from compliance.strangers import is_given_name, is_surname, looks_like_a_person
@@ -67,20 +68,20 @@ class TextCleaner:
             numbers |= {text for text in identity.devices if fold_term(text) not in public}
         places = identity.places | (frozenset() if keep_institutions else identity.institutions)
         self._place_words = {word for text in places for word in phrase_words(text)}
-        parts = [pattern for text in phrases if (pattern := phrase_pattern(text))]
-        parts += [pattern for text in numbers | identity.contacts if (pattern := identifier_pattern(text))]
-        parts += [name.joined_pattern for name in self._names if name.joined_pattern]
+        forms = {form for text in phrases if (form := phrase_form(text))}
+        forms |= {form for text in numbers | identity.contacts if (form := identifier_form(text))}
+        forms |= {name.joined_form for name in self._names if name.joined_form}
         days = identity.birth_dates if keep_dates else identity.dates | identity.birth_dates
-        parts += sorted({form for day in days for form in date_forms(day)})
-        self._literal = re.compile("|".join(sorted(set(parts), key=len, reverse=True))) if parts else None
-        split = sorted({pattern for name in self._names for pattern in name.split_patterns})
-        self._split = re.compile("|".join(split)) if split else None
+        forms |= {form for day in days for form in date_forms(day)}
+        # The longest first; among equally long ones any order would do, but it must be the same every time.
+        self._literal = KnownForms(sorted(forms, key=lambda form: (-len(form.pattern), form)))
+        self._split = KnownForms(sorted({form for name in self._names for form in name.split_forms}))
         self._near = frozenset(word for word in self._inside if len(word) >= 6)
         self._keep_dates = keep_dates
         self._memo: dict[tuple[str, bool], CleanedText] = {}
 
     def _add_name(self, name: NameForms) -> None:
-        common = patterns.clinical_words() | patterns.eponyms()
+        common = patterns.common_words()
         for word in name.words:
             (self._unsure if word in common or len(word) < 3 else self._words).add(word)
             if len(word) >= 5 and word not in common:
@@ -103,8 +104,7 @@ class TextCleaner:
             return CleanedText(text, 0, False)
         folded, origin = fold(text)
         spans: list[Span] = []
-        if self._literal:
-            spans += [match.span() for match in self._literal.finditer(folded)]
+        spans += [match.span() for match in self._literal.finditer(folded)]
         spans += self._name_spans(text, folded, origin)
         if generic:
             spans += self._generic_spans(folded, text, origin)
@@ -131,11 +131,10 @@ class TextCleaner:
                 spans.append(self._with_initials(start, end, text, folded, origin))
             elif word in self._place_words and (text[origin[start]].isupper() or word not in patterns.clinical_words()):
                 spans.append((start, end))
-        if self._split:
-            for match in self._split.finditer(folded):
-                pieces = _WORD.findall(match.group())
-                if len(pieces) > 1 and not all(piece in patterns.clinical_words() and len(piece) > 2 for piece in pieces):
-                    spans.append(match.span())
+        for match in self._split.finditer(folded):
+            pieces = _WORD.findall(match.group())
+            if len(pieces) > 1 and not all(piece in patterns.clinical_words() and len(piece) > 2 for piece in pieces):
+                spans.append(match.span())
         for name in self._names:
             if name.dotted_initials:
                 for match in name.dotted_initials.finditer(folded):
@@ -245,7 +244,7 @@ def _announced(folded: str, text: str, origin: list[int], pos: int, *, needs_cap
 
 def _cased_spans(text: str) -> list[Span]:
     spans: list[Span] = []
-    known = patterns.clinical_words() | patterns.eponyms()
+    known = patterns.common_words()
     for pattern in (*patterns.CASED_PLACES, *patterns.CASED_INSTITUTIONS):
         for match in pattern.finditer(text):
             words = _WORD.findall(fold(match.group(1))[0])

@@ -9,6 +9,7 @@ import unicodedata
 from dataclasses import dataclass
 
 from compliance import text_patterns as patterns
+from compliance.known_forms import Form, form_of
 
 _PLAIN = {
     ord(one): other
@@ -70,8 +71,8 @@ class NameForms:
     glued: frozenset[str]
     initials: frozenset[str]
     dotted_initials: re.Pattern[str] | None
-    split_patterns: frozenset[str]
-    joined_pattern: str | None
+    split_forms: frozenset[Form]
+    joined_form: Form | None
 
     @classmethod
     def of(cls, name: str) -> NameForms:
@@ -102,9 +103,16 @@ class NameForms:
                 "".join(c) for c in ([part.lower() for part in re.split(r"[-' ]", piece)] for piece in group.split("^")) if len(c) > 1
             )
         glued = {form for form in glued if len(form) > 4}
-        split = {_split_pattern(word) for word in words if len(word) >= 4 and word not in patterns.clinical_words()}
+        split = {_split_form(word) for word in words if len(word) >= 4 and word not in patterns.clinical_words()}
         joined = "|".join(sorted(map(re.escape, ideographic), key=len, reverse=True)).replace(r"\ ", r"[\s\u3000^=]*")
-        return cls(frozenset(words), frozenset(glued), frozenset(initials), _dotted(heads), frozenset(split), joined or None)
+        return cls(
+            frozenset(words),
+            frozenset(glued),
+            frozenset(initials),
+            _dotted(heads),
+            frozenset(split),
+            form_of(joined, *ideographic) if joined else None,
+        )
 
 
 def _ideographic_forms(group: str) -> set[str]:
@@ -129,35 +137,35 @@ def _dotted(letters: list[str]) -> re.Pattern[str] | None:
     return re.compile(r"(?<![a-z.])(?:" + "|".join(sorted(forms, key=len, reverse=True)) + r")(?![a-z])")
 
 
-def _split_pattern(word: str) -> str:
+def _split_form(word: str) -> Form:
     separator = r"(?:[ ._\-/]|-?\s*[\r\n]+\s*)?"
-    return r"(?<![^\W\d_])" + separator.join(map(re.escape, word)) + r"(?![^\W\d_])"
+    return form_of(r"(?<![^\W\d_])" + separator.join(map(re.escape, word)) + r"(?![^\W\d_])", word)
 
 
-def phrase_pattern(text: str) -> str | None:
+def phrase_form(text: str) -> Form | None:
     """A place or institution whole, blanks and punctuation free; None where it is too short or too common to mean one."""
     words = re.findall(r"\w+", fold_term(text))
     joined = "".join(words)
     if len(joined) > 1 and _CJK.search(joined):
-        return r"[\W_]*".join(map(re.escape, words))
+        return form_of(r"[\W_]*".join(map(re.escape, words)), joined)
     if len(joined) < 4 or (all(word in patterns.clinical_words() or word in GENERIC_PLACE for word in words) and len(words) < 3):
         return None
-    return r"(?<!\w)" + r"[\W_]*".join(map(re.escape, words)) + r"(?!\w)"
+    return form_of(r"(?<!\w)" + r"[\W_]*".join(map(re.escape, words)) + r"(?!\w)", joined)
 
 
 def phrase_words(text: str) -> set[str]:
     """The words of a place or institution that single it out."""
     words = re.findall(r"[^\W\d_]+", fold_term(text))
-    common = patterns.clinical_words() | GENERIC_PLACE | patterns.eponyms()
-    return {word for word in words if len(word) >= 4 and word not in common}
+    common = patterns.common_words()
+    return {word for word in words if len(word) >= 4 and word not in common and word not in GENERIC_PLACE}
 
 
-def identifier_pattern(text: str) -> str | None:
+def identifier_form(text: str) -> Form | None:
     """A number of a person or thing with any separators; None where it is too short to mean one ("1", "CT")."""
     plain = re.sub(r"[^0-9a-z]", "", fold_term(text))
     digits = sum(char.isdigit() for char in plain)
     if _CJK.search(text):
-        return re.escape(fold_term(text)) if len(text) > 1 else None
+        return form_of(re.escape(fold_term(text)), fold_term(text)) if len(text) > 1 else None
     if len(plain) < 4 or len(set(plain)) == 1 or (digits == 0 and (len(plain) < 6 or plain in patterns.clinical_words())):
         return None
     words = re.findall(r"[a-z]+", fold_term(text))
@@ -170,21 +178,25 @@ def identifier_pattern(text: str) -> str | None:
         if stripped != plain or stripped.isdigit()
         else separator.join(map(re.escape, plain))
     )
+    # The noughts before a number may be missing, so they are no part of what every match holds.
+    cores = [stripped]
     if len(plain) >= 6:
         tail = re.search(r"\d{5,}$", plain)
         if tail and tail.group() != plain and (bare := tail.group().lstrip("0")) and len(bare) >= 5:
             body = rf"(?:{body}|0*{separator.join(bare)})"
+            cores.append(bare)
         left, right = (r"(?<!\d)" if plain[0].isdigit() else r"(?<![a-z])"), (r"(?!\d)" if plain[-1].isdigit() else r"(?![a-z])")
         if plain.isdigit():
             left, right = r"(?<![\d.])", r"(?!\d)"
-        return left + body + right
-    return r"(?<![\w.,])" + body + r"(?!\w)(?![.,]\d)(?!\s?(?:mm|cm|ml|mg|kg|hu|ms|hz|ma|mas|kv|kvp|gy|deg)(?![a-z]))"
+        return form_of(left + body + right, *cores)
+    pattern = r"(?<![\w.,])" + body + r"(?!\w)(?![.,]\d)(?!\s?(?:mm|cm|ml|mg|kg|hu|ms|hz|ma|mas|kv|kvp|gy|deg)(?![a-z]))"
+    return form_of(pattern, *cores)
 
 
-def date_forms(day: dt.date) -> set[str]:
+def date_forms(day: dt.date) -> set[Form]:
     """Compact forms of a known day that no generic pattern could take for a day."""
     short = {day.strftime(form) for form in ("%y%m%d", "%d%m%y", "%m%d%y", "%Y%m%d", "%d%m%Y", "%m%d%Y")}
-    return {r"(?<![\d.])" + form + r"(?!\d)" for form in short}
+    return {form_of(r"(?<![\d.])" + form + r"(?!\d)", form) for form in short}
 
 
 def is_near(word: str, name: str) -> bool:

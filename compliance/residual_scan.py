@@ -31,7 +31,7 @@ from compliance.identified import Pseudonymity
 from compliance.name_forms import GENERIC_PLACE, TITLES
 from compliance.private_elements import safe_creators, safe_elements
 from compliance.profile_table import load_table, tag_text
-from compliance.text_patterns import clinical_words, eponyms
+from compliance.text_patterns import clinical_words, common_words
 from crypto.errors import RefusedContent
 
 _LONG = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
@@ -78,7 +78,7 @@ class ResidualScan:
         places = identity.places | (frozenset() if self._profile.has(Option.RETAIN_INSTITUTION) else identity.institutions)
         for place in places:
             words |= {word for word in _plain_words(place) if len(word) >= 4} - GENERIC_PLACE
-        self._words = frozenset(words - clinical_words() - eponyms())
+        self._words = frozenset(words - common_words())
         self._long_words = tuple(word for word in self._words if len(word) >= 6)
         self._codes = self._number_codes()
         self._days = self._original_days()
@@ -110,7 +110,7 @@ class ResidualScan:
 
     def _literals(self) -> Iterable[str]:
         identity = self._under.identity
-        common = clinical_words() | eponyms()
+        common = common_words()
         yield from self._words
         # Five or six digits alone are also counts and sizes: those are looked for in text only.
         yield from (code for code in self._codes if len(code) >= 7 or not code.isdigit())

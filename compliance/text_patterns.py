@@ -147,6 +147,12 @@ def eponyms() -> frozenset[str]:
 
 
 @cache
+def common_words() -> frozenset[str]:
+    """Both: words that, by themselves, name nobody."""
+    return clinical_words() | eponyms()
+
+
+@cache
 def given_names() -> frozenset[str]:
     """Frequent given names, folded."""
     return frozenset(standard_data("clinical-words.json")["given_names"].split())
