@@ -128,6 +128,12 @@ def _list(name: str) -> frozenset[str]:
     return frozenset(standard_data("people-names.json")[name].split())
 
 
+def load_lists() -> None:
+    """All lists are in memory."""
+    for words in (_surnames, _common_surnames, _given_names, _more_eponyms, _trade_words):
+        words()
+
+
 def _surnames() -> frozenset[str]:
     return _list("surnames")
 
