@@ -18,6 +18,7 @@ FILE_MODE = 0o600
 #: Offset, length and memory of a direct write are multiples of this: the largest block of the disks there are, and a page of memory.
 BLOCK_BYTES = 4096
 _DIRECT = getattr(os, "O_DIRECT", 0)
+_FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)
 
 
 class Disk:
@@ -62,7 +63,7 @@ class Disk:
 
     def fdatasync(self, descriptor: int) -> None:
         """The file's bytes and its length survive power loss."""
-        os.fdatasync(descriptor)
+        _sync(descriptor)
 
     def truncate(self, descriptor: int, length: int) -> None:
         """The file ends after `length` bytes (in the page cache)."""
@@ -72,7 +73,7 @@ class Disk:
         """The names made, moved and removed in `path` survive power loss."""
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            os.fsync(descriptor)
+            _sync(descriptor, with_metadata=True)
         finally:
             os.close(descriptor)
 
@@ -139,3 +140,13 @@ class Disk:
         with contextlib.suppress(FileNotFoundError):
             self.unlink(path)
         self.fsync_directory(path.parent)
+
+
+def _sync(descriptor: int, *, with_metadata: bool = False) -> None:
+    # On macOS fsync leaves the bytes in the drive's own cache (fsync(2) there); only this command empties it. It has no fdatasync.
+    if _FULL_SYNC is not None:
+        fcntl.fcntl(descriptor, _FULL_SYNC)
+    elif with_metadata or not hasattr(os, "fdatasync"):
+        os.fsync(descriptor)
+    else:
+        os.fdatasync(descriptor)
