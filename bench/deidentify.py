@@ -5,8 +5,9 @@ usage: python -m bench.deidentify [--ct 400] [--mr 1000] [--rounds 5] [--dicom-a
 
 Two sets lie as files in DIR (default: memory, where there is /dev/shm): CT slices of 512x512 int16 with 258 elements each, a hundred of
 them private, and MR slices of 256x256. Every contestant reads the same files and writes new ones, in turn, on one core; a round that is not
-counted comes first. Each runs in a process of its own, whose start is not counted for the two that are Python. Rates are of processor time
-(user and system). PYTHON is an interpreter that has dicom-anonymizer; without it, and without gdcmanon (python-gdcm), that line is missing.
+counted comes first. Each runs in a process of its own, whose start and end are not counted for the two that are Python. Rates are of
+processor time (user and system); ours is that of the command and its confined child together, and so is its memory. PYTHON is an
+interpreter that has dicom-anonymizer; without it, and without gdcmanon (python-gdcm), that line is missing.
 
   readgate native    the command `readgate deidentify --native`: both passes, pixels as they came
   readgate HTJ2K     the command as it is: pixels encoded, decoded again and compared
@@ -98,17 +99,25 @@ def make_mr(folder: Path, count: int) -> None:
 _READGATE = """
 import json, resource, sys, time
 from pathlib import Path
-from compliance.burned_in import screen_pixels
 from compliance.deid_profile import profile_of
-from gateway.deidentify_command import DeidentifyRun
+from gateway.deidentify_run import DeidentifyRun
 source, target, native = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "native"
-def screen(dataset, words):
-    return screen_pixels(dataset, words, None)
-run = DeidentifyRun(profile_of([]), b"a secret of the bench, 32 bytes.", screen, compress=not native)
-before = time.process_time()
+run = DeidentifyRun(profile_of([]), b"a secret of the bench, 32 bytes.", compress=not native)
+child = run.child
+child.start()
+def used():
+    return time.process_time() + (time.clock_gettime(~child.pid << 3 | 2) if child.pid else 0)
+end = []
+close = child.close
+def close_once():
+    end.append(used())
+    close()
+child.close = close_once
+before = used()
 summary = run.folder(source, target)
-seconds = time.process_time() - before
-print(json.dumps([seconds, summary["passed"], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
+seconds = end[0] - before
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+print(json.dumps([seconds, summary["passed"], peak]))
 """
 
 _DICOM_ANONYMIZER = """

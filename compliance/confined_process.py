@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -34,10 +35,26 @@ class ConfinedProcess:
     Raises, as do its methods: TimeoutError, EOFError, OSError; ValueError or RecursionError for what is no message.
     """
 
-    def __init__(self, module: str, arguments: Sequence[str], *, kind: str, seconds_to_start: float, threads: int = 1) -> None:
+    def __init__(
+        self,
+        module: str,
+        arguments: Sequence[str],
+        *,
+        kind: str,
+        seconds_to_start: float,
+        threads: int = 1,
+        takes_descriptors: bool = False,
+        words_bytes_max: int = _WORDS_BYTES_MAX,
+    ) -> None:
+        """With `takes_descriptors` its standard input is a socket, over which `hand` gives it open files."""
+        self._words_bytes_max = words_bytes_max
+        self._socket: socket.socket | None = None
+        its_end: socket.socket | None = None
+        if takes_descriptors:
+            self._socket, its_end = socket.socketpair()
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
-            stdin=subprocess.PIPE,
+            stdin=subprocess.PIPE if its_end is None else its_end.fileno(),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env=environment_of_child(threads),
@@ -45,8 +62,11 @@ class ConfinedProcess:
             umask=0o077,
             close_fds=True,
         )
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._to, self._answers = self._process.stdin.fileno(), self._process.stdout.fileno()
+        if its_end is not None:
+            its_end.close()
+        to = self._process.stdin if self._socket is None else self._socket
+        assert to is not None and self._process.stdout is not None
+        self._to, self._answers = to.fileno(), self._process.stdout.fileno()
         try:
             os.set_blocking(self._to, False)
             for descriptor in (self._to, self._answers):
@@ -72,9 +92,16 @@ class ConfinedProcess:
         """All of it is on its way. `deadline` by the monotonic clock."""
         child_wire.send(self._to, words, payload, deadline)
 
+    def hand(self, descriptors: Sequence[int], deadline: float) -> None:
+        """These open files are its own too, behind one byte that says so."""
+        assert self._socket is not None
+        self._socket.settimeout(max(0.0, deadline - time.monotonic()))
+        socket.send_fds(self._socket, [b"\0"], descriptors)
+        self._socket.setblocking(False)
+
     def receive(self, question_bytes: int, deadline: float) -> tuple[dict[str, Any], bytes]:
         """Its next answer, to a question with a payload of so many bytes."""
-        return child_wire.receive(self._answers, _ANSWER_BYTES + _ANSWER_TIMES * question_bytes, deadline, _WORDS_BYTES_MAX)
+        return child_wire.receive(self._answers, _ANSWER_BYTES + _ANSWER_TIMES * question_bytes, deadline, self._words_bytes_max)
 
     def kill(self) -> None:
         """It dies; whoever waits for its answer finds out, and closes it."""
@@ -84,6 +111,6 @@ class ConfinedProcess:
         """It is gone."""
         self._process.kill()
         self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
+        for pipe in (self._process.stdin, self._socket, self._process.stdout):
             if pipe is not None:
                 pipe.close()

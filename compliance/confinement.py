@@ -1,7 +1,8 @@
 """Limits that a process puts on itself before it touches a stranger's bytes; what it is made to do then stays small.
 
 Invariants
-- No core, no written file, few descriptors, no further process where the user is not root, a bounded address space, and no capability.
+- No core, no written file but those it is handed open, few descriptors, no further process where the user is not root, a bounded address
+  space, and no capability.
 - No file is opened but the interpreter's, its libraries' and this package's, and none for writing; no TCP, no signal to others (Landlock,
   Linux 5.13, 6.7 and 6.12). The key folder, the data and the configuration are none of these.
 - No network: its own empty network namespace where the kernel lets an unprivileged process have one; and no new privileges in any case.
@@ -73,17 +74,18 @@ def environment_of_child(threads: int) -> dict[str, str]:
     }
 
 
-def confine(address_space_bytes: int) -> Confinement:
+def confine(address_space_bytes: int, *, written_bytes_max: int = 0) -> Confinement:
     """The calling process is confined for good, and says how. Call it while there is one thread and no descriptor but the standard ones.
 
-    What it loads later must lie where `sys.path` and the system's libraries lie.
+    What it loads later must lie where `sys.path` and the system's libraries lie. To files that it is handed open for writing it may write
+    up to `written_bytes_max` bytes; it opens none by itself.
     """
     os.umask(0o077)
     os.closerange(3, _DESCRIPTORS_MAX * 16)
     _open_statm()
     resource.setrlimit(resource.RLIMIT_AS, (address_space_bytes, address_space_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (written_bytes_max, written_bytes_max))
     resource.setrlimit(resource.RLIMIT_NOFILE, (_DESCRIPTORS_MAX, _DESCRIPTORS_MAX))
     libc = ctypes.CDLL(None, use_errno=True)
     has_no_network = _leave_network(libc)

@@ -198,6 +198,15 @@ class IdentityCollector:
             dates=frozenset(self._dates), birth_dates=frozenset(self._births), undecoded=frozenset(self._undecoded),
         )  # fmt: skip
 
+    def take(self) -> IdentityTerms:
+        """What was gathered since the last time; bytes met before stay known as met."""
+        taken = self.terms()
+        self._found.clear()
+        self._dates.clear()
+        self._births.clear()
+        self._undecoded.clear()
+        return taken
+
     def let_speed_go(self) -> None:
         """Forget which bytes were met before; the terms stay. A run over many studies keeps this for the last few only."""
         self._seen.clear()

@@ -13,9 +13,10 @@ from compliance.dataset_bytes import DEPTH_MAX, NUMBER_BYTES
 TAG = re.compile(r"\([0-9A-F]{4},[0-9A-F]{4}\)")
 REASONS = frozenset(
     """
-    BURNED_IN_TEXT DATASET_NOT_WRITABLE DEFLATED_TRANSFER_SYNTAX DICOMDIR DOUBTFUL_TEXT DUPLICATE_ELEMENT ENCAPSULATED_DOCUMENT
+    ARCHIVE_EXPANDS BROKEN_ARCHIVE BURNED_IN_TEXT DATASET_NOT_WRITABLE DEFLATED_TRANSFER_SYNTAX DICOMDIR DOUBTFUL_TEXT DUPLICATE_ELEMENT
+    ENCAPSULATED_DOCUMENT
     ENCAPSULATED_IDENTITY ENCAPSULATED_IMAGES IMPOSSIBLE_PIXELS MALFORMED_DATASET MALFORMED_PIXELS MISSING_UID NESTED_TOO_DEEP
-    OPAQUE_SOP_CLASS OVERLAY_IN_PIXELS PIXELS_NOT_SCREENED PIXELS_TOO_LARGE PIXEL_DIMENSIONS_INVALID PIXEL_LENGTH_MISMATCH
+    NOT_A_FILE OPAQUE_SOP_CLASS OVERLAY_IN_PIXELS PIXELS_NOT_SCREENED PIXELS_TOO_LARGE PIXEL_DIMENSIONS_INVALID PIXEL_LENGTH_MISMATCH
     PIXEL_SYNTAX_REFUSED PIXEL_TOO_LARGE PIXEL_UNDECODABLE RECOGNIZABLE_VISUAL_FEATURES RESIDUAL_IDENTITY SEVERAL_PATIENT_IDS
     TABLE_NOT_HELD TRUNCATED_PIXELS UID_MISMATCH UNKNOWN_CHARACTER_SET UNKNOWN_TRANSFER_SYNTAX VALUE_TOO_LONG WORKER_LIMIT
     """.split()
@@ -146,6 +147,24 @@ DETAILS = (
         two segments that decide on colour
         what a video holds beside pixels cannot be told
         what such a stream holds beside pixels cannot be told
+        a link or a device
+        not a tar archive that can be read to its end
+        the file is larger than an instance may be
+        the file is not the one that was read at first
+        the study is not named
+        unpack it first: it holds far more than its size
+        a box that is cut off
+        a file type that is missing, or comes twice
+        a palette, or a header box of no known meaning
+        another size than its codestream's
+        bytes behind its boxes
+        channels in another order, or with opacity
+        colours that must be converted
+        no header or no codestream
+        no size
+        other components than its codestream's
+        two codestreams in one frame
+        two headers, or one behind the codestream
         """.strip().splitlines()
     )
     | {f"more than {DEPTH_MAX} sequences inside one another"}

@@ -17,7 +17,7 @@ from bench.deid_score.carriers import whole_study
 from bench.deid_score.persona import ALPHABETS, Persona, draw
 from bench.deid_score.seeded_set import SeededSet
 from compliance.deid_profile import TELEREAD
-from gateway.deidentify_command import DeidentifyRun
+from gateway.deidentify_run import DeidentifyRun
 from tests.deid_samples import clean_screen
 
 SECRET_A, SECRET_B = b"the secret of hospital A, 32 bytes", b"the secret of hospital B, 32 bytes"

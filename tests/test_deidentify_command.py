@@ -7,6 +7,7 @@ import io
 import json
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -15,8 +16,8 @@ from typer.testing import CliRunner
 
 from compliance.deid_profile import TELEREAD
 from crypto.errors import BadInput
-from gateway.deidentify_command import DeidentifyRun, mount
-from gateway.file_sources import Read
+from gateway.deidentify_command import mount, write_mapping
+from gateway.deidentify_run import DeidentifyRun
 from tests.builders import make_ct_study, part10_of, payload_of
 from tests.deid_samples import SECRET, clean_screen
 
@@ -63,7 +64,7 @@ def test_archive_and_mapping(tmp_path: Path) -> None:
         archive.addfile(member, io.BytesIO(data))
     run = DeidentifyRun(TELEREAD, SECRET, clean_screen)
     assert run.folder(tmp_path / "in.tar.gz", tmp_path / "out")["passed"] == 1
-    run.write_mapping(tmp_path / "map")
+    write_mapping(run, tmp_path / "map")
     with (tmp_path / "map" / "uid_mapping.csv").open() as file:
         uids = {row["id_old"]: row["id_new"] for row in csv.DictReader(file)}
     with (tmp_path / "map" / "patid_mapping.csv").open() as file:
@@ -146,13 +147,13 @@ def test_a_file_that_is_another_one_at_the_second_look_is_held(
         two.SOPInstanceUID = one.SOPInstanceUID
     (tmp_path / "one.dcm").write_bytes(part10_of(one))
     run = DeidentifyRun(TELEREAD, SECRET, clean_screen)
-    learn = run._learn
+    noted = run._noted
 
-    def learn_and_replace(name: str, read: Read) -> None:
-        learn(name, read)
+    def note_and_replace(name: str, number: int, result: Any) -> None:
+        noted(name, number, result)
         (tmp_path / "one.dcm").write_bytes(part10_of(two))
 
-    monkeypatch.setattr(run, "_learn", learn_and_replace)
+    monkeypatch.setattr(run, "_noted", note_and_replace)
     report = run.folder(tmp_path / "one.dcm", tmp_path / "out")
     assert (report["passed"], report["reasons"]) == (0, {"UID_MISMATCH": 1})
 
