@@ -145,7 +145,7 @@ class Association:
     def _secure(self) -> Transport:
         if self._tls is None:
             shortest = min(self._limits.pdu_seconds_max, self._limits.acse_seconds_max)
-            return PlainTransport(self._connection, tick_seconds=min(2.0, shortest / 4))
+            return PlainTransport(self._connection, tick_seconds=min(_QUIET_SECONDS, shortest / 4))
         self._connection.settimeout(self._limits.acse_seconds_max)
         try:
             secured = self._tls.wrap_socket(self._connection, server_side=True, do_handshake_on_connect=False)
@@ -216,7 +216,7 @@ class Association:
             kind = int(PduType.P_DATA_TF)
             if reader.is_between_pdus:
                 self.state = AssociationState.IDLE
-                if not reader.is_ahead and not self._await_pdu(transport, scp):
+                if not reader.is_ahead and not self._await_pdu(transport, reader, scp):
                     return SessionEnd.ABORTED
                 self.state = AssociationState.RECEIVING
                 kind = reader.next_pdu(time.monotonic() + self._limits.pdu_seconds_max)
@@ -230,8 +230,10 @@ class Association:
                         raise ProtocolViolation("message_interrupted", abort_reason=dimse.ABORT_UNEXPECTED_PDU) from None
             return self._end_of(kind, reader, scp)
 
-    def _await_pdu(self, transport: Transport, scp: DimseScp) -> bool:
+    def _await_pdu(self, transport: Transport, reader: PduReader, scp: DimseScp) -> bool:
         """Wait between two messages. False if the association ended here: idle for too long, or drained."""
+        if self._host.drain_deadline is None and reader.read_soon():
+            return True
         now = time.monotonic()
         idle_deadline, quiet_deadline = now + self._limits.idle_seconds_max, now + _QUIET_SECONDS
         while True:

@@ -4,8 +4,8 @@ Invariants
 - A success is answered only after the port has returned it.
 - A data set is read to its end whatever becomes of it, so that the answer reaches a sender that is still sending; only one of more than
   twice the largest size is cut short.
-- The payload lies in the window from the socket until the port has it: it is copied nowhere here, and how many views of it there are
-  does not depend on the size of the sender's fragments.
+- The payload lies in the window from the socket until the port has it, in one piece, and takes no memory beside it, however small the
+  sender's fragments are.
 - A commitment result that the peer has not confirmed when the association ends goes back to the port.
 """
 
@@ -25,9 +25,6 @@ from gateway.pdu import PduReader, ProtocolViolation
 from gateway.storage_commitment import CommitmentRequest, encode_commitment_result, event_type_of, parse_commitment_request
 
 _T = TypeVar("_T")
-#: So many fragments are looked at together, and become one where they have less than 4 KiB on average: a view takes 200 bytes.
-_RUN_FRAGMENTS = 1024
-_RUN_BYTES_MIN = _RUN_FRAGMENTS * 4096
 
 
 class DimseScp:
@@ -170,32 +167,31 @@ class DimseScp:
 
     def _receive_dataset(self, context: AcceptedContext, head: InstanceHead, status: int | None, deadline: float) -> int:
         """Read the data set to its end, whatever becomes of it, and return the status."""
-        payload = _Payload(self._reader)
+        reader = self._reader
         total, is_last = 0, False
         large: LargeInstance | None = None
         try:
             while not is_last:
                 fragment, is_last = self._read_dataset_fragment(context, deadline)
                 total += len(fragment)
-                if status is None and len(fragment):
-                    payload.add(fragment)
+                if status is None:
+                    reader.keep()
                 if total > self._limits.instance_bytes_max:
                     if total > 2 * self._limits.instance_bytes_max:
                         raise ProtocolViolation("instance_too_large", abort_reason=dimse.ABORT_REASON_NOT_SPECIFIED)
                     status = dimse.OUT_OF_RESOURCES if status is None else status
-                if is_last or not self._reader.is_full:
+                if is_last or not reader.is_full:
                     continue
                 if status is None:
-                    status, large = self._hand_on(head, large, payload.parts)
-                payload = _Payload(self._reader)
-                self._reader.forget()
+                    status, large = self._hand_on(head, large, reader.kept())
+                reader.forget()
             if status is None and large is not None:
-                status, large = self._hand_on(head, large, payload.parts)
+                status, large = self._hand_on(head, large, reader.kept())
                 if status is None and large is not None:
                     finishing, large = large, None
                     status = self._ask(finishing.finish)
             elif status is None:
-                status = self._hand_over(head, payload.parts)
+                status = self._hand_over(head, reader.kept())
         finally:
             if large is not None:
                 self._ask(large.discard)
@@ -286,28 +282,6 @@ class DimseScp:
             del self._reports[message_id]
         else:
             self._log.warning("storage_commitment_report_refused", status=f"0x{status:04X}")
-
-
-class _Payload:
-    """The fragments of a data set, in order, as few views of the window."""
-
-    def __init__(self, reader: PduReader) -> None:
-        self.parts: list[memoryview] = []
-        self._reader = reader
-        #: The first part of the run that is not long enough yet, and where that lies.
-        self._first, self._offset = 0, 0
-
-    def add(self, fragment: memoryview) -> None:
-        """`fragment` is what the reader has just read."""
-        parts = self.parts
-        if len(parts) == self._first:
-            self._offset = self._reader.fragment_offset
-        parts.append(fragment)
-        if len(parts) - self._first == _RUN_FRAGMENTS:
-            run = parts[self._first :]
-            if sum(map(len, run)) < _RUN_BYTES_MIN:
-                parts[self._first :] = [self._reader.gathered(run, self._offset)]
-            self._first = len(parts)
 
 
 def _release(parts: list[memoryview]) -> None:

@@ -4,8 +4,8 @@ Invariants, for every byte a peer may send:
 - A length is compared with the cap of its PDU type before anything is allocated or awaited for it:
   A-ASSOCIATE-RQ 64 KiB, P-DATA-TF the maximum we announced, all others exactly 4 bytes.
 - The items of a P-DATA-TF fill it exactly; an item has at least its 2-byte head.
-- A fragment goes from the socket into the window of its connection and stays there; moved is only what came too early for a full window,
-  and many small ones, together.
+- A fragment goes from the socket into the window of its connection and stays there. The fragments of a payload are moved together within
+  it: every call that is given a payload then takes it in one piece, and gives the interpreter's lock away once, not once a fragment.
 - Every read has an absolute deadline, fixed when the wait for the PDU began.
 """
 
@@ -15,7 +15,6 @@ import contextlib
 import mmap
 import struct
 import time
-from collections.abc import Sequence
 from enum import IntEnum
 
 from crypto.errors import RefusedContent
@@ -37,6 +36,9 @@ _READ_AHEAD_BYTES = 1024 * 1024
 
 _HEADER = struct.Struct(">BBI")
 _LENGTH = struct.Struct(">I")
+#: The head of a PDU and the length of the first item of a P-DATA-TF, or the four bytes of a short PDU.
+_HEAD = struct.Struct(">BxII")
+_ITEM_HEAD = struct.Struct(">IBB")
 
 
 class PduType(IntEnum):
@@ -85,7 +87,9 @@ class PduReader:
         self._start, self._end = 0, 0
         #: Bytes of the current P-DATA-TF that were not read yet, including the head of its next item.
         self._pdu_left = 0
-        self._fragment_offset = 0
+        #: Where the fragment that was read last begins, and of the window, what `keep` has put together.
+        self._fragment_start = 0
+        self._kept_start, self._kept_end = 0, 0
         self._short_pdu = b""
         self._deadline = 0.0
 
@@ -113,27 +117,32 @@ class PduReader:
         """True if bytes of what comes next were received already: there is nothing to wait for."""
         return self._end > self._start
 
+    def read_soon(self) -> bool:
+        """Called between messages: whether anything of the next one came within a moment. Raises: ConnectionLost."""
+        self.forget()
+        self._end = self._transport.read_soon(self._window.view[:_READ_AHEAD_BYTES])
+        return self._end > 0
+
     @property
     def is_full(self) -> bool:
         """True if the fragments read since `forget` leave no room in the window for another beside them."""
         return self._start >= self._full
 
-    @property
-    def fragment_offset(self) -> int:
-        """Where in the window the last item but its head began: what `gathered` is told of the first of its fragments. Until `forget`."""
-        return self._fragment_offset
+    def keep(self) -> None:
+        """The fragment just read joins those kept since `forget`; nothing is read between them that is kept later."""
+        start, end = self._fragment_start, self._start
+        if self._kept_end == 0:
+            self._kept_start, self._kept_end = start, end
+        elif end > start:
+            kept_end = self._kept_end
+            self._kept_end = kept_end + end - start
+            if start != kept_end:
+                view = self._window.view
+                view[kept_end : self._kept_end] = view[start:end]
 
-    def gathered(self, fragments: Sequence[memoryview], offset: int) -> memoryview:
-        """The fragments, read one after the other, of which the first lies at `offset`, as one view; their own are released.
-
-        They move together within the window, so that many small ones take no memory beside it.
-        """
-        window, end = self._window.view, offset
-        for fragment in fragments:
-            start, end = end, end + len(fragment)
-            window[start:end] = fragment
-            fragment.release()
-        return window[offset:end]
+    def kept(self) -> list[memoryview]:
+        """What was kept since `forget`, as one view that is good until then, or none of nothing."""
+        return [self._window.view[self._kept_start : self._kept_end]] if self._kept_end > self._kept_start else []
 
     def forget(self) -> None:
         """The fragments read so far are done with; their views must not be used any more."""
@@ -142,6 +151,7 @@ class PduReader:
             view = self._window.view
             view[:left] = view[self._start : self._end]
         self._start, self._end = 0, left
+        self._kept_start = self._kept_end = 0
 
     def relax(self) -> None:
         """Give the window's memory back, unless bytes wait in it. Called between messages."""
@@ -151,7 +161,7 @@ class PduReader:
 
     def close(self) -> None:
         """Nothing is read any more."""
-        self._start = self._end = 0
+        self._start = self._end = self._kept_start = self._kept_end = 0
         self._window.close()
 
     def next_pdu(self, message_deadline: float) -> int:
@@ -161,14 +171,15 @@ class PduReader:
         """
         self._deadline = min(time.monotonic() + self._pdu_seconds_max, message_deadline)
         # Ten bytes are the shortest PDU there is.
-        self._require(_SHORTEST_PDU_BYTES)
-        kind, _, length = _HEADER.unpack_from(self._window.view, self._start)
+        if self._end - self._start < _SHORTEST_PDU_BYTES:
+            self._require(_SHORTEST_PDU_BYTES)
+        kind, length, first = _HEAD.unpack_from(self._window.view, self._start)
         if kind == PduType.P_DATA_TF:
             if length > self._pdu_bytes_max:
                 raise ProtocolViolation("data_pdu_length_refused", abort_reason=dimse.ABORT_INVALID_PDU_PARAMETER_VALUE)
             self._start += _HEADER.size
             self._pdu_left = length
-            self._item_length()
+            self._check_item(first)
             return int(kind)
         if kind not in _KNOWN_TYPES:
             raise ProtocolViolation("pdu_type_unknown", abort_reason=dimse.ABORT_UNRECOGNIZED_PDU)
@@ -193,22 +204,25 @@ class PduReader:
             kind = self.next_pdu(message_deadline)
             if kind != PduType.P_DATA_TF:
                 raise MessageInterrupted(kind)
-        length = self._item_length()
-        self._require(_LENGTH.size + length)
-        self._fragment_offset = start = self._start + _LENGTH.size + FRAGMENT_HEAD_BYTES
-        self._start += _LENGTH.size + length
-        self._pdu_left -= _LENGTH.size + length
+        # An item has at least these six bytes, or its PDU was refused.
+        if self._end - self._start < _ITEM_HEAD.size:
+            self._require(_ITEM_HEAD.size)
         view = self._window.view
-        return view[start - 2], view[start - 1], view[start : self._start]
+        length, context_id, control = _ITEM_HEAD.unpack_from(view, self._start)
+        self._check_item(length)
+        whole = _LENGTH.size + length
+        if self._end - self._start < whole:
+            self._require(whole)
+        self._fragment_start = start = self._start + _LENGTH.size + FRAGMENT_HEAD_BYTES
+        self._start += whole
+        self._pdu_left -= whole
+        return context_id, control, view[start : self._start]
 
-    def _item_length(self) -> int:
-        """Of the item that is next, which lies within its PDU and leaves room in it for no item or a whole one."""
-        self._require(_LENGTH.size)
-        length: int = _LENGTH.unpack_from(self._window.view, self._start)[0]
+    def _check_item(self, length: int) -> None:
+        """The item that is next has this length: it lies within its PDU and leaves room in it for no item or a whole one."""
         rest = self._pdu_left - _LENGTH.size - length
         if length < FRAGMENT_HEAD_BYTES or rest < 0 or 0 < rest < _LENGTH.size + FRAGMENT_HEAD_BYTES:
             raise ProtocolViolation("data_item_length_refused", abort_reason=dimse.ABORT_INVALID_PDU_PARAMETER_VALUE)
-        return length
 
     def _require(self, count: int) -> None:
         """The next `count` bytes are in the window, and with them whatever else has come."""
