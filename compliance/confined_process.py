@@ -76,9 +76,10 @@ class ConfinedProcess:
         except BaseException:
             self.close()
             raise
-        is_whole = self.confinement.has_no_network and self.confinement.has_no_files
+        holds = self.confinement
+        is_whole = holds.has_no_network and holds.has_no_files and holds.has_bounded_memory
         level = logging.INFO if is_whole else logging.WARNING
-        log.log(level, "confined_process_started", kind=kind, process_id=self.pid, how=self.confinement.held())
+        log.log(level, "confined_process_started", kind=kind, process_id=self.pid, how=holds.held())
 
     @property
     def pid(self) -> int:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import resource
 import struct
 import sys
@@ -41,24 +42,26 @@ _SYSTEM = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/s
 
 @dataclass(frozen=True)
 class Confinement:
-    """What holds of a process. Memory, processor time, descriptors and cores always do, or it would not run."""
+    """What holds of a process. Processor time, descriptors and cores always do, or it would not run; on Linux memory does too."""
 
     has_no_network: bool = False
     has_no_files: bool = False
     has_no_processes: bool = False
+    has_bounded_memory: bool = False
 
     def held(self) -> str:
         """Names of the confinements that hold, for the log."""
-        also = (("network", self.has_no_network), ("files", self.has_no_files), ("processes", self.has_no_processes))
-        return " ".join(["memory", "cpu", "cores", "descriptors", *(name for name, holds in also if holds)])
+        also = (("memory", self.has_bounded_memory), ("network", self.has_no_network), ("files", self.has_no_files))
+        names = [name for name, holds in (*also, ("processes", self.has_no_processes)) if holds]
+        return " ".join(["cpu", "cores", "descriptors", *names])
 
     def to_json(self) -> list[bool]:
-        return [self.has_no_network, self.has_no_files, self.has_no_processes]
+        return [self.has_no_network, self.has_no_files, self.has_no_processes, self.has_bounded_memory]
 
     @classmethod
     def from_json(cls, said: object) -> Confinement:
         """Raises: ValueError where it is none."""
-        if not isinstance(said, list) or len(said) != 3 or not all(type(one) is bool for one in said):
+        if not isinstance(said, list) or len(said) != 4 or not all(type(one) is bool for one in said):
             raise ValueError("not a confinement")
         return cls(*said)
 
@@ -82,8 +85,7 @@ def confine(address_space_bytes: int, *, written_bytes_max: int = 0) -> Confinem
     """
     os.umask(0o077)
     os.closerange(3, _DESCRIPTORS_MAX * 16)
-    _open_statm()
-    resource.setrlimit(resource.RLIMIT_AS, (address_space_bytes, address_space_bytes))
+    has_bounded_memory = _bound_memory(address_space_bytes)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (written_bytes_max, written_bytes_max))
     resource.setrlimit(resource.RLIMIT_NOFILE, (_DESCRIPTORS_MAX, _DESCRIPTORS_MAX))
@@ -100,7 +102,20 @@ def confine(address_space_bytes: int, *, written_bytes_max: int = 0) -> Confinem
         libc.capset(ctypes.c_char_p(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)), ctypes.c_char_p(bytes(24)))
     resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
     # The kernel does not count root's processes.
-    return Confinement(has_no_network, has_no_files, has_no_processes=os.getuid() != 0)
+    return Confinement(has_no_network, has_no_files, has_no_processes=os.getuid() != 0, has_bounded_memory=has_bounded_memory)
+
+
+def _bound_memory(address_space_bytes: int) -> bool:
+    # What was taken so far is read here, before files are out of reach.
+    try:
+        _statm.append(os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC))
+        resource.setrlimit(resource.RLIMIT_AS, (address_space_bytes, address_space_bytes))
+    except (OSError, ValueError):
+        # macOS has neither: there a bomb ends at the limit of processor time. On Linux nobody reads a stranger's bytes without.
+        if platform.system() == "Linux":
+            raise
+        return False
+    return True
 
 
 def _leave_network(libc: ctypes.CDLL) -> bool:
@@ -163,22 +178,17 @@ def _permit(libc: ctypes.CDLL, ruleset: int, path: str, rights: int) -> None:
 
 def allow(more_bytes: int, seconds: float) -> None:
     """From here on the process may take `more_bytes` beside what it has, and `seconds` of processor time beside what it used."""
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    resource.setrlimit(resource.RLIMIT_AS, (min(hard, _address_space() + more_bytes), hard))
+    if _statm:
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        resource.setrlimit(resource.RLIMIT_AS, (min(hard, _address_space() + more_bytes), hard))
     used = resource.getrusage(resource.RUSAGE_SELF)
     soft = int(used.ru_utime + used.ru_stime + seconds) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.getrlimit(resource.RLIMIT_CPU)[1]))
 
 
-#: /proc/self/statm, opened before files are out of reach.
+#: /proc/self/statm, opened before files are out of reach; nothing where memory is not bounded.
 _statm: list[int] = []
 
 
-def _open_statm() -> None:
-    if not _statm:
-        _statm.append(os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC))
-
-
 def _address_space() -> int:
-    _open_statm()
     return int(os.pread(_statm[0], 256, 0).split()[0]) * os.sysconf("SC_PAGE_SIZE")
