@@ -182,7 +182,7 @@ class BlankSupply:
                 return
 
     def _goes_on(self, length: int) -> bool:
-        # Up to a quarter is made again at once, the rest when the senders pause; asked before each file, since they may begin again any time.
+        # Up to a quarter is made again at once, the rest when the senders pause; asked before each file, since they may begin any time.
         is_wanted_now = self._blanks.count < self._wanted // 4 or not self._blanks.is_in_use
         return is_wanted_now and not self._stopping.is_set() and self._may_fill(length)
 

@@ -48,8 +48,11 @@ def keyed_digest(secret: bytes, *parts: str | bytes) -> str:
 
 def length_prefixed(*parts: str | bytes) -> bytes:
     """`parts`, text as UTF-8, each after its length in bytes as a big-endian u32: no two lists share an encoding."""
-    encoded = [part.encode() if isinstance(part, str) else part for part in parts]
-    return b"".join(len(part).to_bytes(4, "big") + part for part in encoded)
+    pieces: list[bytes] = []
+    for part in parts:
+        encoded = part.encode() if isinstance(part, str) else part
+        pieces += (len(encoded).to_bytes(4, "big"), encoded)
+    return b"".join(pieces)
 
 
 def _key(secret: bytes) -> bytes:

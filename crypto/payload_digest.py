@@ -33,11 +33,12 @@ class PayloadDigestKey:
         """`secret`: 32 random bytes, used for other purposes at will."""
         if len(secret) != 32:
             raise ValueError("a payload digest takes a secret of 32 bytes")
-        self._point = HKDFExpand(algorithm=hashes.SHA256(), length=32, info=b"readgate payload digest v1 gmac").derive(secret)
+        point = HKDFExpand(algorithm=hashes.SHA256(), length=32, info=b"readgate payload digest v1 gmac").derive(secret)
+        self._gmac = Cipher(algorithms.AES(point), modes.GCM(_NONCE))
         self._finish = HKDFExpand(algorithm=hashes.SHA256(), length=32, info=b"readgate payload digest v1 hmac").derive(secret)
 
     def begin(self) -> PayloadDigest:
-        return PayloadDigest(self._point, self._finish)
+        return PayloadDigest(self._gmac, self._finish)
 
     def of(self, payload: bytes | bytearray | memoryview) -> str:
         """The digest of a whole payload, in hexadecimal."""
@@ -49,8 +50,8 @@ class PayloadDigestKey:
 class PayloadDigest:
     """One payload, in as many parts as it comes in; how it is divided makes no difference."""
 
-    def __init__(self, point: bytes, finish: bytes) -> None:
-        self._gmac = Cipher(algorithms.AES(point), modes.GCM(_NONCE)).encryptor()
+    def __init__(self, gmac: Cipher[modes.GCM], finish: bytes) -> None:
+        self._gmac = gmac.encryptor()
         self._finish = finish
 
     def update(self, part: bytes | bytearray | memoryview) -> None:

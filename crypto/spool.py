@@ -54,6 +54,8 @@ _FRAME_EXTRA_BYTES = RECORD_PREFIX_BYTES + FRAME_HEADER_BYTES_MAX
 _BUFFER_BYTES = CHUNK_BYTES + 2 * FRAME_HEADER_BYTES_MAX
 _BUFFERS_MAX = 8
 _SUFFIX = ".segment"
+#: Without spaces, which would be sealed and written with every frame.
+_encode_json = json.JSONEncoder(separators=(",", ":")).encode
 _SEGMENT_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -269,7 +271,7 @@ class SegmentWriter:
         self, header: Mapping[str, Any], payload: Sequence[Part] | Part, in_segment: str | None
     ) -> tuple[FramePosition, AppendOnlyFile, int]:
         parts = [payload] if isinstance(payload, bytes | bytearray | memoryview) else payload
-        encoded = json.dumps(dict(header)).encode()
+        encoded = _encode_json(dict(header)).encode()
         if len(encoded) > FRAME_HEADER_BYTES_MAX - OVERHEAD_BYTES:
             raise RefusedContent("frame-header-too-long")
         with self._turn:

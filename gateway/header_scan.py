@@ -40,6 +40,9 @@ _WANTED = frozenset(
 )
 
 _UNDEFINED = 0xFFFFFFFF
+_LITTLE_HEAD, _BIG_HEAD = struct.Struct("<HH2sH"), struct.Struct(">HH2sH")
+_LITTLE_LONG, _BIG_LONG = struct.Struct("<I"), struct.Struct(">I")
+_IMPLICIT_HEAD = struct.Struct("<HHI")
 _ITEM = 0xFFFEE000
 _ITEM_DELIMITER = 0xFFFEE00D
 _SEQUENCE_DELIMITER = 0xFFFEE0DD
@@ -93,15 +96,18 @@ class ElementPlace:
     encoding: Encoding
 
 
+_IMPLICIT, _BIG, _EXPLICIT = Encoding(False, True), Encoding(True, False), Encoding(True, True)
+
+
 def encoding_of(transfer_syntax_uid: str) -> Encoding:
     """Raises: RefusedContent for a deflated syntax; every other one that is not one of the first two is Explicit VR Little Endian (A.4)."""
     if transfer_syntax_uid == IMPLICIT_VR_LITTLE_ENDIAN:
-        return Encoding(False, True)
+        return _IMPLICIT
     if transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN:
-        return Encoding(True, False)
+        return _BIG
     if transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
         raise RefusedContent(DEFLATED)
-    return Encoding(True, True)
+    return _EXPLICIT
 
 
 def scan_header(payload: bytes | memoryview | Sequence[bytes | memoryview], transfer_syntax_uid: str) -> HeaderFacts:
@@ -172,42 +178,42 @@ def items(data: bytes | memoryview, sequence: ElementPlace) -> Iterator[tuple[in
 def _wanted_values(data: bytes | memoryview, encoding: Encoding) -> dict[int, bytes]:
     # The one loop that runs for every instance received: no call per element, unless it is a sequence of undefined length. It needs no
     # count of elements: they ascend, and every one of them takes at least eight bytes of the piece.
-    head = struct.Struct("<HH2sH" if encoding.is_little else ">HH2sH")
-    plain = struct.Struct("<HHI")
-    long_length = struct.Struct("<I" if encoding.is_little else ">I")
+    head = (_LITTLE_HEAD if encoding.is_little else _BIG_HEAD).unpack_from
+    long_length = (_LITTLE_LONG if encoding.is_little else _BIG_LONG).unpack_from
     is_explicit, end = encoding.is_explicit, len(data)
+    short_vrs, wanted, undefined = _SHORT_VRS, _WANTED, _UNDEFINED
     values: dict[int, bytes] = {}
     position, last, vr = 0, 0x0007FFFF, b""
-    walk = _Walk(data, end)
+    walk: _Walk | None = None
     while position < end:
         if end - position < 8:
             raise RefusedContent(TRUNCATED)
         if is_explicit:
-            group, element, vr, length = head.unpack_from(data, position)
-            value = position + 8
+            group, element, vr, length = head(data, position)
         else:
-            group, element, length = plain.unpack_from(data, position)
-            value = position + 8
+            group, element, length = _IMPLICIT_HEAD.unpack_from(data, position)
+        value = position + 8
         tag = group << 16 | element
         if tag <= last:
             raise RefusedContent(GROUP_NOT_ALLOWED if tag < 0x00080000 else NOT_ASCENDING, tag=_shown(tag))
         if tag > SERIES_INSTANCE_UID:
             break
-        if is_explicit and vr not in _SHORT_VRS:
+        if is_explicit and vr not in short_vrs:
             if not (vr.isalpha() and vr.isupper()) or end - value < 4:
                 raise RefusedContent(MALFORMED, tag=_shown(tag))
-            length = long_length.unpack_from(data, value)[0]
+            length = long_length(data, value)[0]
             value += 4
         last = tag
-        if length == _UNDEFINED:
-            if tag in _WANTED:
+        if length == undefined:
+            if tag in wanted:
                 raise RefusedContent(MALFORMED, tag=_shown(tag))
+            walk = walk or _Walk(data, end)
             position = walk.skip(value, Encoding(False, True) if vr == b"UN" else encoding, in_item=False)
             continue
         position = value + length
         if position > end:
             raise RefusedContent(TRUNCATED, tag=_shown(tag))
-        if tag in _WANTED:
+        if tag in wanted:
             if length > _TEXT_BYTES_MAX:
                 raise RefusedContent(INVALID_TEXT, tag=_shown(tag))
             values[tag] = bytes(data[value:position])

@@ -68,6 +68,8 @@ class IntakeSession:
     segment: SegmentWriter | None = None
     instances: int = 0
     facts: dict[str, str | int] = field(default_factory=dict)
+    #: Study Instance UID and accession number of the instance before, and their lookups: those of the next are nearly always the same.
+    lookups: tuple[str, bytes, dict[str, str]] | None = None
 
 
 class GatewayIntake:
@@ -201,13 +203,10 @@ class GatewayIntake:
             "transfer_syntax_uid": head.transfer_syntax_uid,
             "payload_bytes": payload_bytes,
             "payload_digest": payload_digest,
-            "study_lookup": keyed_digest(session.lookup_key, "study", facts.study_instance_uid),
             "instance_lookup": self._instance_lookup(session, facts.sop_instance_uid),
             "sop_instance_uid": facts.sop_instance_uid,
         }
-        if facts.accession_number and facts.accession_number.isascii():
-            # As `accession_lookup` makes it. Outside ASCII it depends on the character set, which nobody decodes here.
-            header["order_lookup"] = accession_digest(session.lookup_key, facts.accession_number.decode("ascii"))
+        header.update(_study_lookups(session, facts))
         return header
 
     # -- inside
@@ -249,6 +248,18 @@ class GatewayIntake:
                 ),
                 at=now,
             )
+
+
+def _study_lookups(session: IntakeSession, facts: HeaderFacts) -> dict[str, str]:
+    uid, accession_number = facts.study_instance_uid, facts.accession_number
+    if session.lookups is not None and session.lookups[0] == uid and session.lookups[1] == accession_number:
+        return session.lookups[2]
+    lookups = {"study_lookup": keyed_digest(session.lookup_key, "study", uid)}
+    if accession_number and accession_number.isascii():
+        # As `accession_lookup` makes it. Outside ASCII it depends on the character set, which nobody decodes here.
+        lookups["order_lookup"] = accession_digest(session.lookup_key, accession_number.decode("ascii"))
+    session.lookups = (uid, accession_number, lookups)
+    return lookups
 
 
 def receive_instance(intake: GatewayIntake, session: IntakeSession, head: InstanceHead, parts: Sequence[memoryview]) -> int:
