@@ -3,7 +3,7 @@
 Invariants
 - Nothing is written anywhere and no name of a member is ever a path; links, devices and folders are members without a file.
 - Compressed archives are read once from front to back. What they expand to is held against what they are: beyond RATIO_MAX bytes for each
-  byte read (and a free part) reading stops, and so it does for sparse members that are mostly holes.
+  byte read (and a free part) reading stops. Members and files that are mostly holes are not read at all.
 - An archive without its end mark, or with a header that is none, is broken: the rest of it could be the rest of a study.
 """
 
@@ -56,12 +56,17 @@ def broken_archive() -> RefusedContent:
     return RefusedContent("BROKEN_ARCHIVE", "not a tar archive that can be read to its end")
 
 
+def _expanding() -> RefusedContent:
+    return RefusedContent("ARCHIVE_EXPANDS", "unpack it first: it holds far more than its size")
+
+
 def reader_of(descriptor: int) -> Read:
     """How to read the file that is open there."""
 
     def read(limit: int | None, start: int = 0) -> bytes:
-        size = os.fstat(descriptor).st_size
-        if size > FILE_BYTES_MAX:
+        what = os.fstat(descriptor)
+        size = what.st_size
+        if size > FILE_BYTES_MAX or size > _FREE_BYTES + RATIO_MAX * 512 * what.st_blocks:
             raise _too_large()
         return _rest_of(descriptor, size, start) if limit is None else os.pread(descriptor, limit, start)
 
@@ -159,6 +164,9 @@ class Archive:
             data = b"" if file is None else file.read()
         except _BROKEN:
             raise broken_archive() from None
+        except MemoryError:
+            # What was read of it so far is lost, and with it the place of the next member.
+            raise _expanding() from None
         if len(data) < member.size:
             raise broken_archive()
         return data
@@ -193,7 +201,7 @@ class _Expanded:
         data: bytes = self._file.read(size)
         self._count += len(data)
         if self._count > _FREE_BYTES + RATIO_MAX * self._raw.tell():
-            raise RefusedContent("ARCHIVE_EXPANDS", "unpack it first: it holds far more than its size")
+            raise _expanding()
         return data
 
 

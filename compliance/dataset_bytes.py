@@ -2,7 +2,8 @@
 
 Invariants
 - `elements` yields every byte of its range or raises; lengths are checked against the enclosing range before anything is touched.
-- Nesting beyond DEPTH_MAX is refused, so that no input decides how deep the stack grows.
+- Nesting beyond DEPTH_MAX and more than ELEMENTS_MAX elements side by side are refused: no input decides how deep the stack grows, and how
+  much memory it takes grows with its bytes.
 - What is written is always Explicit VR Little Endian with defined lengths (PS3.5 7.1.2, A.2).
 """
 
@@ -22,6 +23,10 @@ from crypto.errors import RefusedContent
 
 #: Sequences in sequences; the deepest IODs of the standard need 7.
 DEPTH_MAX = 16
+#: Elements of one dataset, or of one item: what is kept of an element takes thirty times the bytes that an empty one has.
+ELEMENTS_MAX = 200_000
+#: No fewer bytes hold more elements than that.
+ELEMENTS_BYTES_MIN = 8 * ELEMENTS_MAX
 UNDEFINED = 0xFFFFFFFF
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
@@ -104,14 +109,25 @@ _new = tuple.__new__
 
 
 def elements(buf: bytes, pos: int, end: int, encoding: Encoding, depth: int = 0) -> list[Element]:
-    """The elements of buf[pos:end] in order. Raises RefusedContent: truncated, too deep, or not DICOM."""
+    """The elements of buf[pos:end] in order. Raises RefusedContent: truncated, too deep, too many, or not DICOM."""
     found: list[Element] = []
     append = found.append
+    while end - pos > ELEMENTS_BYTES_MIN:
+        element = element_at(buf, pos, end, encoding, depth)
+        append(element)
+        pos = element[5]
+        require_few(len(found))
     while pos < end:
         element = element_at(buf, pos, end, encoding, depth)
         append(element)
         pos = element[5]
     return found
+
+
+def require_few(count: int) -> None:
+    """Raises RefusedContent where that many elements are more than a dataset has."""
+    if count > ELEMENTS_MAX:
+        raise _malformed("more elements than a dataset has")
 
 
 def element_at(buf: bytes, pos: int, end: int, encoding: Encoding, depth: int = 0) -> Element:

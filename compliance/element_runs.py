@@ -15,7 +15,7 @@ import struct
 from bisect import bisect_left
 from collections.abc import Iterable
 
-from compliance.dataset_bytes import PIXEL_TAGS, Element, Encoding, element_at
+from compliance.dataset_bytes import ELEMENTS_BYTES_MIN, PIXEL_TAGS, Element, Encoding, element_at, require_few
 from crypto.errors import RefusedContent
 
 #: From here on overlays, curves and pixel data: never in a run.
@@ -66,6 +66,8 @@ class RunParser:
         self.met_pixels = False
         runs, varying, alone, encoding, pos, end = self._runs, self._varying, self._alone, self.encoding, 0, len(buf)
         while pos < end:
+            if end - pos > ELEMENTS_BYTES_MIN:
+                require_few(len(found) + len(fresh))
             head = buf[pos : pos + 4]
             run = runs.get(head)
             if run is None and before_pixels and head in _PIXEL_HEADS:

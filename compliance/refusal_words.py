@@ -91,6 +91,7 @@ DETAILS = (
         metadata would remain
         more than 65534 bytes in a short form element
         more than a native element can hold
+        more elements than a dataset has
         more frames with edges of their own than are read
         more frames with strokes of their own than are read
         more than one pixel data element
