@@ -131,10 +131,11 @@ def screen_pixels(
     `reviewed` are the boxes a person chose for this very instance: they are blanked, and unknown text beside them stays: it was seen.
     Never raises for bad pixels: they are held.
     """
-    if not any(keyword in dataset for keyword in _PIXELS) and not overlay_groups(dataset):
+    has_pixels = any(keyword in dataset for keyword in _PIXELS)
+    if not has_pixels and not overlay_groups(dataset):
         return PixelScreening("CLEAN", "", (), dataset)
-    matching = matching_masks(dataset, known_masks() if masks is None else masks)
-    risk = pixel_risk(dataset, matching) or ("reviewed" if reviewed else None)
+    matching = matching_masks(dataset, known_masks() if masks is None else masks) if has_pixels else []
+    risk = (pixel_risk(dataset, matching) or ("reviewed" if reviewed else None)) if has_pixels else None
     if risk is None and not overlay_groups(dataset):
         return PixelScreening("CLEAN", "", (), dataset)
     try:

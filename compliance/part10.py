@@ -19,6 +19,7 @@ from crypto.errors import RefusedContent
 _IMPLEMENTATION_CLASS_UID = b"2.25.178261539218462037511938462817364528190"
 _HEADER = struct.Struct("<HH2sH")
 _SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018
+_DICOMDIR = "1.2.840.10008.1.3.10"
 
 
 def instance_of_file(data: bytes) -> IdentifiedDataset:
@@ -27,6 +28,8 @@ def instance_of_file(data: bytes) -> IdentifiedDataset:
     Raises RefusedContent where neither parses, the instance does not name itself, or the file meta information names another one: who
     relied on it would file the instance as what it is not.
     """
+    if _meta_of(data).get(0x0002) == _DICOMDIR:
+        raise RefusedContent("DICOMDIR", "a directory of files is no instance of a study")
     payload, syntax = dataset_of_file(data)
     encoding = encoding_of(syntax)
     named: dict[int, str] = {}

@@ -84,8 +84,9 @@ def pixel_shape(dataset: Dataset, *, bytes_max: int = PIXEL_BYTES_MAX) -> PixelS
     if syntax in _DEFLATED:
         raise RefusedContent("PIXEL_SYNTAX_REFUSED", "deflated", tag="(0002,0010)")
     if syntax in _NATIVE:
-        expected = _native_bytes(shape)
-        if len(dataset.PixelData) not in (expected, expected + expected % 2):
+        expected, data = _native_bytes(shape), dataset.PixelData
+        # Some senders fill the last block with zeros; anything else behind the frames says that their number or size is wrong.
+        if len(data) < expected or len(data) >= expected + max(2, expected // shape.frames) or any(data[expected + expected % 2 :]):
             raise RefusedContent("PIXEL_LENGTH_MISMATCH", "PS3.5 8.1.1", tag="(7FE0,0010)")
     else:
         _check_codestreams(dataset, shape)

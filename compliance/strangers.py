@@ -15,14 +15,11 @@ from typing import NamedTuple
 
 from compliance import text_patterns as patterns
 from compliance.name_forms import fold_term
+from compliance.person_cues import may_name_a_person, names_a_person
 from compliance.profile_table import standard_data
 
 _WORD = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)*")
-#: Words after which a capitalised word that means nothing clinical is somebody.
-_CUE = re.compile(
-    r"(?:^|(?<=[\s(,;/]))(?:cc|copy to|copies to|per|with|w/|to|by|from|for|call|called|calling|nok|rn|fam|family|familie|brother|sister|son|daughter|uncle|aunt|cousin|friend|"
-    r"neighbour|neighbor|partner|guardian|referrer|referrerin|hausarzt|hausarztin|zuweiser|bruder|schwester|sohn|tochter|dra|sig\.ra|pani|mevr|dhr|hr|fr|chez)\.?\s*[:=]?\s*(?:(?:van|von|de|der|den|di|da|del|la|le|el|al|bin|ibn|ter|ten)\s+){0,2}$"
-)  # fmt: skip
+_SHORT_CAPITALS = re.compile(r"(?<![^\W_])[A-Z]{2,3}\.?\s*$")
 _INITIAL_BEFORE = re.compile(r"(?<![^\W_])[A-Z]\.[ \t]?$")
 _INITIAL_AFTER = re.compile(r"(?:[ \t]+[A-Z]\.|,[ \t]*[A-Z](?:\.|(?![^\W_])))")
 #: Endings that make a surname of a word, in Latin, Greek and Cyrillic letters; of words of at least six letters.
@@ -31,6 +28,15 @@ _FAMILY_ENDING = re.compile(
     r"s[sz]on|sdottir|strom|qvist|lund|gren|escu|eanu|asinghe|aratne|swamy|subramanian|walla|nathan|οπουλος|οπουλου|ακης|ιδης|ιδου|"
     r"ова|ева|ский|ская|енко|чук|швили|дзе|евич|ович)$"
 )  # fmt: skip
+#: What a surname before it names: a disease, a sign, a score.
+_EPONYM_BEHIND = re.compile(
+    r"(?:['\u2019]?s)?(?:[-\u2013][^\W\d_]+)*(?:['\u2019]?s)?[ ,]+(?:(?:type|grade|null|optic|muscular|corneal|cell)[ ])?(?:syndromes?|syndroms?|diseases?|signs?|palsy|paralysis|dystroph(?:y|ie)|contracture|phenomen(?:on|a)|"
+    r"classification|klassifikation|scores?|scale|criteria|anomaly|anomalie|deformity|psychosis|impetigo|kidney|membrane|blood group|null|mutation|anemia|anaemia|tumou?rs?|lymphomas?|"
+    r"nephritis|encephalopathy|hepatitis|krankheit|zeichen|erkrankung)(?!\w)"
+)
+_EPONYM_BEFORE = re.compile(
+    r"(?:morbus|(?:maladie|syndrome|signe|sindrome|enfermedad|malattia|doenca|morbo|sindroma|mal|choroba|ziekte|syndroom)(?:\s+(?:de|du|des|di|da|do|d'|la|van|von|l'))*)\s+$"
+)
 _HONORED = re.compile(r"-(?:san|sama|sensei)(?![^\W_])", re.IGNORECASE)
 
 
@@ -50,11 +56,12 @@ def looks_like_a_person(text: str, removed: list[tuple[int, int]]) -> bool:
         text = text[:first] + "|" * (last - first) + text[last:]
     words = [_word(match, text) for match in _WORD.finditer(text)]
     has_capitals = any(map(str.isupper, text))
+    is_title_case = all(word.is_capital for word in words)
     for index, word in enumerate(words):
-        if len(word.folded) < 3 or not (word.is_capital or not has_capitals):
+        if len(word.folded) < 3 or not (word.is_capital or not has_capitals) or _is_eponym(word, text):
             continue
         following = words[index + 1] if index + 1 < len(words) and _beside(word, words[index + 1], text) else None
-        if _is_frequent_name(word, following, text) or (word.is_titled and _is_written_as_a_name(word, text)):
+        if _is_frequent_name(word, following, text) or (word.is_titled and _is_written_as_a_name(word, following, text, is_title_case)):
             return True
     return any(_is_pair(one, two, text) for one, two in itertools.pairwise(words))
 
@@ -64,12 +71,19 @@ def _word(match: re.Match[str], text: str) -> _Word:
     is_possessive = len(written) > 2 and written[-2] in "'\u2019" and written[-1] in "sS"
     bare = written[:-2] if is_possessive else written
     folded = re.sub(r"[^\w]", "", fold_term(bare))
-    is_titled = bare[0].isupper() and not bare.isupper()
+    # No name begins with three capitals and goes on without: a product does ("DICOMatic").
+    is_titled = bare[0].isupper() and not bare[:3].isupper()
     return _Word(folded, match.start(), match.start() + len(bare), bare[0].isupper(), is_titled, is_possessive)
 
 
 def _beside(one: _Word, two: _Word, text: str) -> bool:
     return re.fullmatch(r"(?:['\u2019][sS])?[ \t\-]{1,2}", text[one.end : two.start]) is not None
+
+
+def _is_eponym(word: _Word, text: str) -> bool:
+    """Whether a disease, sign or score has this name here."""
+    before, after = text[max(0, word.start - 30) : word.start], text[word.end : word.end + 40]
+    return _EPONYM_BEHIND.match(fold_term(after)) is not None or _EPONYM_BEFORE.search(fold_term(before)) is not None
 
 
 def _is_frequent_name(word: _Word, following: _Word | None, text: str) -> bool:
@@ -86,17 +100,22 @@ def _is_frequent_name(word: _Word, following: _Word | None, text: str) -> bool:
     return True
 
 
-def _is_written_as_a_name(word: _Word, text: str) -> bool:
-    """A capitalised word that means nothing we know, behind a cue, beside an initial, as an owner, or honoured."""
-    before, after = text[max(0, word.start - 40) : word.start], text[word.end : word.end + 12]
+def _is_written_as_a_name(word: _Word, following: _Word | None, text: str, is_title_case: bool) -> bool:
+    """A capitalised word that means nothing we know, beside a cue or an initial, as an owner, or honoured; behind a sure cue any surname."""
+    before, after = text[max(0, word.start - 40) : word.start], text[word.end : word.end + 30]
     is_common_name = word.folded in _common_surnames() and word.folded not in patterns.ANATOMY
     is_unknown = not _means_something(word.folded) and word.folded not in _more_eponyms()
     is_near_initial = _INITIAL_BEFORE.search(before) or _INITIAL_AFTER.match(after) or _HONORED.match(after)
     if (is_common_name or is_unknown) and is_near_initial:
         return True
-    if not is_unknown or len(word.folded) < 4:
+    if _SHORT_CAPITALS.search(before):
+        # An abbreviation: "MR", "SR", "HR".
         return False
-    return word.is_possessive or _CUE.search(fold_term(before)) is not None
+    before, after = fold_term(before), fold_term(after)
+    if not is_unknown or len(word.folded) < 4:
+        is_used_as_word = following is not None and _means_something(following.folded)
+        return is_surname(word.folded) and not is_used_as_word and names_a_person(before, word.folded)
+    return word.is_possessive or may_name_a_person(before, after, word.folded, is_title_case=is_title_case)
 
 
 def _is_pair(one: _Word, two: _Word, text: str) -> bool:

@@ -87,6 +87,9 @@ def write_pixels(
     total = (shape.frame_bits() * shape.frames + 7) // 8
     if end - value < total:
         raise RefusedContent("TRUNCATED_PIXELS", "fewer bytes than the frames need", tag=_PIXEL_TAG)
+    if end - value - total >= max(2, total // shape.frames):
+        # To write the frames that were counted would lose the others without a word.
+        raise RefusedContent("MALFORMED_PIXELS", "more frames than are counted", tag=_PIXEL_TAG)
     # Half a megabyte is not copied before it must be.
     native = memoryview(buf)[value : value + total]
     can_compress = tag == 0x7FE00010 and shape.bits_allocated in (8, 16) and shape.samples in (1, 3) and "_422" not in shape.photometric

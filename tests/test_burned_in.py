@@ -398,6 +398,8 @@ def test_text_that_does_not_go_away_is_held() -> None:
         ({"BitsAllocated": 12}, "PIXEL_DIMENSIONS_INVALID"),
         ({"Rows": 161}, "PIXEL_LENGTH_MISMATCH"),
         ({"NumberOfFrames": 2}, "PIXEL_LENGTH_MISMATCH"),
+        ({"Rows": 80}, "PIXEL_LENGTH_MISMATCH"),
+        ({"Rows": 159}, "PIXEL_LENGTH_MISMATCH"),
         ({"NumberOfFrames": -1}, "PIXEL_DIMENSIONS_INVALID"),
     ],
 )
@@ -457,6 +459,23 @@ def test_overlay_is_removed_unless_its_text_is_clinical(detector: TextDetector |
     result = screen_pixels(dataset, IDENTITY, detector)
     assert ((0x6000, 0x3000) not in result.dataset, result.overlays_removed) == (gone, int(gone))
     assert result.dataset.PixelData == dataset.PixelData and (0x6000, 0x3000) in dataset
+
+
+def test_overlay_without_pixels_is_judged_whatever_the_class() -> None:
+    dataset = overlay_on(make_image(ground()))
+    for keyword in ("PixelData", "Rows", "Columns"):
+        del dataset[keyword]
+    result = screen_pixels(dataset, IDENTITY, PlantedText((AT, "12 cm")))
+    assert (result.outcome, result.reason) == ("CLEAN", "") and (0x6000, 0x3000) in result.dataset
+    assert (0x6000, 0x3000) not in screen_pixels(dataset, IDENTITY, named()).dataset
+
+
+def test_zeros_behind_the_last_frame_are_padding() -> None:
+    padded = make_image(ground())
+    padded["PixelData"].value = padded.PixelData + bytes(130)
+    assert screen_pixels(padded, IDENTITY, PlantedText()).outcome == "CLEAN"
+    padded["PixelData"].value = padded.PixelData[:-1] + b"\1"
+    assert screen_pixels(padded, IDENTITY, PlantedText()).reason == "PIXEL_LENGTH_MISMATCH"
 
 
 def test_overlay_in_unused_bits_is_cleared() -> None:

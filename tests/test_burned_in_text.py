@@ -57,6 +57,15 @@ def test_line_that_could_name_the_patient_is_identifying(line: str) -> None:
         "MI 1.1",
         "TIS<0.4 MI=0.8",
         "28Hz",
+        "Asc Ao Diam 3.3 cm",
+        "Asc Ao Index",
+        "+ Cist Mag",
+        "LVOT VTI",
+        "HPen",
+        "Philips Healthcare",
+        "Exam Information",
+        "Scan Label",
+        "Total DLP",
         "Gn 60",
         "12.5 cm",
         "A 12.3 mm",
@@ -75,7 +84,7 @@ def test_single_sign_is_noise(line: str) -> None:
     assert text_kind(line, IDENTITY) is TextKind.NOISE
 
 
-@pytest.mark.parametrize("line", ["Parkinson", "HGen", "Zoltan", "1987"])
+@pytest.mark.parametrize("line", ["Parkinson", "HXyn", "Zoltan", "1987"])
 def test_word_on_no_list_is_unknown(line: str) -> None:
     assert text_kind(line, IDENTITY) is TextKind.UNKNOWN
 

@@ -231,6 +231,18 @@ def test_the_proof_refuses_a_comment_that_names_nobody_it_knows() -> None:
     assert refused.value.reason_code == "RESIDUAL_IDENTITY"
 
 
+@pytest.mark.parametrize(("surplus", "is_refused"), [(1, False), (900, False), (960, True), (9600, True)])
+def test_native_frames_that_nobody_counted_are_not_left_out_in_silence(surplus: int, is_refused: bool) -> None:
+    shape = PixelDescription(24, 40, 1, 8, 8, 7, False, 0, "MONOCHROME2", 2)
+    buf = struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OB", 0, 1920 + surplus) + bytes(1920 + surplus)
+    pixels = elements(buf, 0, len(buf), EXPLICIT_LITTLE)[0]
+    if is_refused:
+        with pytest.raises(RefusedContent, match="MALFORMED_PIXELS"):
+            write_pixels(pixels, "OB", buf, "1.2.840.10008.1.2.1", shape, compress=False)
+    else:
+        assert sum(map(len, write_pixels(pixels, "OB", buf, "1.2.840.10008.1.2.1", shape, compress=False).pieces)) == 12 + 1920
+
+
 def test_what_is_written_by_us_names_no_encoder() -> None:
     values = np.arange(-480, 480, dtype="<i2").reshape(24, 40)
     shape = PixelDescription(24, 40, 1, 16, 16, 15, True, 0, "MONOCHROME2", 1)

@@ -19,6 +19,7 @@ from pydicom.dataelem import DataElement
 from pydicom.sequence import Sequence
 from pydicom.tag import Tag
 
+from compliance.dataset_bytes import encode_element
 from compliance.deid_profile import BASIC, TELEREAD, DeidProfile, Option, profile_of
 from compliance.deidentify import deidentify
 from compliance.identified import DeidentifiedDataset, IdentifiedDataset, InstanceAttributes
@@ -393,6 +394,14 @@ def test_dciodvfy_finds_no_new_errors(tmp_path: Path) -> None:
         return {line for line in (run.stdout + run.stderr).decode("utf-8", "replace").splitlines() if line.startswith("Error")}
 
     assert errors("after.dcm") - errors("before.dcm") == set()
+
+
+def test_a_directory_of_files_is_called_one() -> None:
+    meta = b"".join(
+        encode_element(tag, "UI", value) for tag, value in ((0x00020002, b"1.2.840.10008.1.3.10\0"), (0x00020010, b"1.2.840.10008.1.2.1\0"))
+    )
+    with pytest.raises(RefusedContent, match="DICOMDIR"):
+        instance_of_file(bytes(128) + b"DICM" + meta + encode_element(0x00041130, "CS", b"MEDIA "))
 
 
 def test_every_file_of_the_corpus_is_released_or_refused_with_a_reason() -> None:

@@ -16,12 +16,20 @@ STRANGERS = [
     "CT CHEST Peter Brown", "CT CHEST Okonkwo, Chinedu", "CT CHEST Schneider Ulrike", "CT abdomen García", "Rossi", "IVANOVA CT HEAD", "CT HEAD VAN DER BERG JOOST",
     "o'connor siobhan ct head", "discussed with van der Berg", "discussed w/ O'Connor 10:15", "images to Papadopoulos by courier", "cc: Andersson", "cc Zorvathine", "Horvath's scan",
     "per Dubois", "family Takahashi", "D. Whitaker", "Kowalska A.", "Brown, P", "RN Mueller", "Brown-san", "accompanied by Chinedu", "call Quillan when done", "Q. Zorvathine",
+    "Zorvathine was called at 14:20", "Zorvathine notified", "Zorvathine requested comparison", "on behalf of Zorvathine", "wife of Zorvathine", "phoned Zorvathine",
+    "discussed with Baker", "spoke to White", "informed Crohn", "nach Rücksprache mit Zorvathine", "mit Zorvathine besprochen", "überwiesen von Zorvathine", "Patientin Zorvathine unruhig",
+    "Befund an Zorvathine gefaxt", "vu avec Zorvathine", "demandé par Zorvathine", "patiente Zorvathine agitée", "paciente Zorvathine inquieto", "solicitado por Zorvathine", "Sr. Zorvathine atendido",
+    "paziente Zorvathine agitato", "richiesto da Zorvathine", "discutido com Zorvathine", "besproken met Zorvathine", "aangevraagd door Zorvathine", "konsultowano z Zorvathine",
+    "skierowany przez Zorvathine", "Pan Zorvathine badany", "remitterad av Zorvathine", "Fru Zorvathine har smärta", "ct head aschauer", "CT HEAD VENDITTI",
     "Clark", "Konstantinopoulos", "ЗАХАРЧЕНКО КТ", "Hausarzt Zorvathine", "brother Thi Nguyen",
 ]  # fmt: skip
 NOBODY = [
     "Parkinson disease", "Clark level IV", "Hill-Sachs lesion", "Caldwell view", "Baker cyst", "Graves disease", "Bell's palsy", "T2 tse Dixon", "SOMATOM Force", "GE Optima CT660", "Philips Ingenia",
     "CT with Omnipaque", "Compared with Prior", "AX T1 FLAIR +C", "t2_vibe_dixon_cor", "Lewis view", "CT HEAD WITHOUT CONTRAST", "May be benign", "by Siemens Healthineers", "White matter lesions",
     "MR Brain w/o contrast", "Virchow node", "Taylor view", "post Lasix", "KNEE LEFT", "Mb. Crohn", "1st metatarsal", "L. Knee",
+    "compression ratio 4.05 [From ELSCINT by DICOMatic 1.7 rev-3b]", "Germany", "Franklin disease with failed remission", "Claude syndrome", "Maladie de Hansen",
+    "Infection due to Cryptostroma", "Fever With Rigors", "Poisoning By Tetracyclines", "Angiography With Fractal Runoffs", "mit Angehörigen besprochen", "Rücksprache mit Stationsarzt",
+    "discussed with Radiology", "called to Ward 7", "informed the Registrar", "überwiesen von Hausarzt", "M. Bechterew", "MR Enteroklysma",
 ]  # fmt: skip
 
 
@@ -129,6 +137,16 @@ def test_clinical_and_trade_words_are_nobody(text: str) -> None:
 )
 def test_a_title_makes_a_name_of_an_everyday_word(text: str, expected: str) -> None:
     assert CLEANER.clean(text).text == expected
+
+
+@pytest.mark.parametrize("word", ["Kowalski", "Zorvathine", "Venditti", "Aschauer"])
+@pytest.mark.parametrize(
+    "text",
+    ["Mr {} was seen", "Herr {} wurde untersucht", "Mme {} signale une douleur", "Sig. {} visto oggi", "read by {}", "patient {} moved"],
+)
+def test_a_name_behind_a_title_goes_whatever_its_origin(word: str, text: str) -> None:
+    cleaned = CLEANER.clean(text.format(word))
+    assert word not in cleaned.text and cleaned.text == text.format("[-]")
 
 
 def test_spans_already_removed_are_no_doubt() -> None:

@@ -44,6 +44,8 @@ _MAY_CHANGE = frozenset(
         0x00281101,
         0x00281102,
         0x00281103,
+        # A label of its writer's choice (Content Label), which may be the institution's name.
+        0x00700080,
     }
 )
 

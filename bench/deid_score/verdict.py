@@ -101,10 +101,10 @@ def judge(carrier: Carrier, path: Path, verdict: Verdict, links: Links, columns:
         _row(carrier, row, output, verdict, columns, links)
     _texts(carrier, output, verdict)
     for kept in carrier.kept:
-        value = _at(output, kept.path)
-        verdict.keep(
-            kept.slot, value is not None and _same(str(value), kept.original), f"({kept.path[-1] >> 16:04X},{kept.path[-1] & 0xFFFF:04X})"
-        )
+        element = _element(output, kept.path)
+        # What was there without a value has to be there, without a value.
+        is_kept = element is not None and _same(str(element.value), kept.original)
+        verdict.keep(kept.slot, is_kept, f"({kept.path[-1] >> 16:04X},{kept.path[-1] & 0xFFFF:04X})")
     _identifiers(carrier, output, verdict, columns)
     for reference, original in carrier.references:
         value = _at(output, reference)
