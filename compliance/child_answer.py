@@ -26,6 +26,7 @@ from compliance.dataset_bytes import (
 )
 from compliance.deid_profile import Option
 from compliance.deidentify import _HEAD, _SLICES, _attributes, _first, _stamped
+from compliance.element_runs import HeaderValues, Part, Run, RunParser
 from compliance.element_values import json_values
 from compliance.identified import IdentifiedDataset, InstanceAttributes, Pseudonymity
 from compliance.instance_facts import InstanceFacts
@@ -46,6 +47,7 @@ _FACE = "RECOGNIZABLE_VISUAL_FEATURES"
 _FLAGS_TAKEN = ("UNUSED_BITS_CLEARED", "PIXELS_CLEANED")
 _ACTIONS = frozenset("CDKUXZ")
 _BOXES_MAX, _SIDE_MAX = 10_000, 1 << 16
+_RUNS_MAX = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,19 +70,21 @@ def contents_of(payload: bytes, said_syntax: str, source: IdentifiedDataset, und
 
     Raises: RefusedContent where either does not parse; ValueError where `payload` is no work on this source under these names.
     """
-    found = elements(payload, 0, len(payload), EXPLICIT_LITTLE)
-    model = _Model(payload, len(source.payload) // 8 + _ELEMENTS_BESIDE).of(found, 0)
-    names = _names(source, under)
+    known: _Known = under.memo.get("answers") or _Known()
+    under.memo["answers"] = known
+    parts = known.parser.parts(payload)
+    model = known.model(payload, parts, len(source.payload) // 8 + _ELEMENTS_BESIDE)
+    names = _names(source, under, known)
     if any(model.get(f"{tag:08X}", {}).get("Value") != said for tag, said in names.items()):
         raise ValueError("another instance")
     for piece in _stamped([], under, None, False):
         if piece.tag in _OURS and model.get(f"{piece.tag:08X}") != piece.json[f"{piece.tag:08X}"]:
             raise ValueError("not our stamps")
-    pixels = _pixels(payload, found)
+    pixels = _pixels(payload, [part for part in parts if isinstance(part, Element)])
     syntax: str = EXPLICIT_VR_LITTLE_ENDIAN
     frames: tuple[tuple[int, int], ...] = ()
     if pixels is not None:
-        shape = InstanceFacts(payload, list(found), {}).shape
+        shape = InstanceFacts(payload, parts, known.facts).shape
         shape.check()
         syntax, frames = _frames(payload, pixels, shape, said_syntax, source.transfer_syntax_uid)
         key = f"{pixels.tag:08X}"
@@ -90,15 +94,48 @@ def contents_of(payload: bytes, said_syntax: str, source: IdentifiedDataset, und
     return Contents(syntax, sop, study, series, frames, model, _attributes(model), has_face)
 
 
+class _Known:
+    """What repeats from answer to answer of one child under one set of names: runs of elements, told by their bytes (element_runs.py)."""
+
+    def __init__(self) -> None:
+        self.parser = RunParser(EXPLICIT_LITTLE)
+        self.facts: dict[Run, dict[int, tuple[bytes, bytes]]] = {}
+        self.source_names = HeaderValues((_SOP_UID, _STUDY_UID, _SERIES_UID))
+        #: The model of a run and how many elements and items it has.
+        self._models: dict[Run, tuple[dict[str, Any], int]] = {}
+
+    def model(self, payload: bytes, parts: list[Part], count_max: int) -> dict[str, Any]:
+        """The model of an answer of at most so many elements and items."""
+        whole: dict[str, Any] = {}
+        left = count_max
+        for part in parts:
+            if isinstance(part, Element):
+                reading = _Model(payload, left)
+                whole.update(reading.of([part], 0))
+                left = reading.left
+                continue
+            known = self._models.get(part[0])
+            if known is None:
+                if len(self._models) > _RUNS_MAX:
+                    self._models.clear()
+                reading = _Model(part[0].raw, left)
+                known = self._models[part[0]] = reading.of(part[0].elements, 0), left - reading.left
+            whole.update(known[0])
+            left -= known[1]
+            if left < 0:
+                raise ValueError("more elements than its source has")
+        return whole
+
+
 class _Model:
     """The DICOM JSON model (PS3.18 F) of an output, at most so many elements and items of it."""
 
     def __init__(self, payload: bytes, count_max: int) -> None:
-        self._payload, self._left = payload, count_max
+        self._payload, self.left = payload, count_max
 
     def of(self, found: list[Element], depth: int) -> dict[str, Any]:
-        self._left -= len(found)
-        if self._left < 0:
+        self.left -= len(found)
+        if self.left < 0:
             raise ValueError("more elements than its source has")
         return {f"{one.tag:08X}": self._element(one, depth) for one in found if depth or one.tag not in PIXEL_TAGS}
 
@@ -107,20 +144,19 @@ class _Model:
             return json_values(element.vr, self._payload[element.value : element.end], element.tag)
         models: list[dict[str, Any]] = []
         for start, end, _ in items(self._payload, element.value, element.end, EXPLICIT_LITTLE, depth, undefined=False):
-            self._left -= 1
+            self.left -= 1
             models.append(self.of(elements(self._payload, start, end, EXPLICIT_LITTLE, depth + 1), depth + 1))
         return {"vr": "SQ", "Value": models} if models else {"vr": "SQ"}
 
 
-def _names(source: IdentifiedDataset, under: Pseudonymity) -> dict[int, list[str]]:
+def _names(source: IdentifiedDataset, under: Pseudonymity, known: _Known) -> dict[int, list[str]]:
     """The values that class, instance, study and series must have."""
     keeps = under.profile.has(Option.RETAIN_UIDS)
     names: dict[int, list[str]] = {_SOP_CLASS: [source.sop_class_uid]}
-    for element in elements(source.payload, 0, len(source.payload), encoding_of(source.transfer_syntax_uid)):
-        if element.tag in (_SOP_UID, _STUDY_UID, _SERIES_UID):
-            text = source.payload[element.value : element.end].decode("latin-1").strip("\0 ")
-            parts = [part.strip("\0 ") for part in text.split("\\")]
-            names[element.tag] = [part if keeps or part.startswith(_REGISTERED) else keyed_uid(under.uid_secret, part) for part in parts]
+    header = known.source_names.of(source.payload, encoding_of(source.transfer_syntax_uid))
+    for tag, value in header[0].items() if header is not None else ():
+        parts = [part.strip("\0 ") for part in value.decode("latin-1").strip("\0 ").split("\\")]
+        names[tag] = [part if keeps or part.startswith(_REGISTERED) else keyed_uid(under.uid_secret, part) for part in parts]
     if len(names) != 4 or not all(all(said) for said in names.values()):
         raise ValueError("a source without names")
     return names
