@@ -109,6 +109,9 @@ class JobSettings(_Section):
     poll_seconds: float = 0.5
     #: Studies processed at a time. More than cores: one whose pixels are being read for text waits for its child, not for a core.
     workers: int = 4
+    #: De-identify instances while their study comes in. What one worker made ahead another cannot use: with several, it is work for nothing
+    #: wherever another one gets the job.
+    ahead: bool = True
 
 
 class Settings(BaseSettings):

@@ -29,8 +29,9 @@ from gateway.received_usage import add_usage
 
 log = structlog.get_logger()
 _BATCH_MAX = 2000
-#: Rows follow their frames by this much, so that a batch is worth its commit.
+#: Rows follow their frames by this much at most, so that a batch is worth its commit; by less once nothing comes any more.
 _LINGER_SECONDS = 0.25
+_PAUSE_SECONDS = 0.05
 ACTOR = "readgate/receive"
 REJECTED_STUDY_CAME_AGAIN = "REJECTED_STUDY_CAME_AGAIN"
 
@@ -138,7 +139,7 @@ class SpoolIndex:
     def _run(self) -> None:
         while True:
             self._wake.wait()
-            self._hurry.wait(_LINGER_SECONDS)
+            self._linger()
             # Cleared before the frames are taken: one added from here on sets it again.
             self._wake.clear()
             self._hurry.clear()
@@ -154,6 +155,13 @@ class SpoolIndex:
             for waiter in waiters:
                 waiter.set()
             if is_stopping:
+                return
+
+    def _linger(self) -> None:
+        """More frames for the batch are waited for as long as they come; who sent the last one waits for nothing."""
+        for _ in range(round(_LINGER_SECONDS / _PAUSE_SECONDS)):
+            before = len(self._frames)
+            if self._hurry.wait(_PAUSE_SECONDS) or len(self._frames) == before:
                 return
 
     def _taken(self, count: int) -> list[SpooledFrame]:

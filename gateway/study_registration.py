@@ -6,8 +6,8 @@ import gzip
 import json
 import uuid
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from sqlmodel import Session, col, func, select
 
@@ -33,6 +33,8 @@ from gateway.unsettled_packs import give_up_packs, seal_unsettled, settle_packs
 
 #: What a reader sees in place of an order text that could not be proved clean.
 WITHHELD = "[withheld: the hospital has to clear this text]"
+_KEYS_PER_QUERY = 500
+_Key = TypeVar("_Key")
 #: Objects that are no pictures to read: they do not give the study its modality.
 _NOT_IMAGES = {"SR", "PR", "KO", "DOC", "SEG", "REG", "AU", "OT"}
 
@@ -79,7 +81,7 @@ def register_study(
         received = locked_received_study(session, received_study_pk)
         if received.generation != generation or received.state != ReceivedState.COMPLETE:
             return received.study_instance_uid or "" if received.state == ReceivedState.AVAILABLE else ""
-        _require_untouched(session, made, seen)
+        received_rows = _require_untouched(session, made, seen)
         settle_packs(session, [*metadata.values(), *(place for _, _, place in outputs)])
         now = app.now()
         study = session.exec(select(Study).where(Study.study_instance_uid == study_instance_uid).with_for_update()).first()
@@ -112,7 +114,7 @@ def register_study(
         session.add(study)
         session.flush()
         series = _series_rows(session, study, outputs, metadata)
-        replaced = [*_instance_rows(session, study, series, outputs), *_withdraw(session, withdrawn)]
+        replaced = [*_instance_rows(session, study, series, outputs, received_rows), *_withdraw(session, withdrawn)]
         give_up_packs(session, [*replaced, *(str(pointer["pack_name"]) for pointer in seen.values())], now=now)
         _count_instances(session, series)
         assert study.study_pk is not None
@@ -219,16 +221,29 @@ def _sop_instance_uid(model: Mapping[str, Any]) -> str:
     return str(model["00080018"]["Value"][0])
 
 
-def _require_untouched(session: Session, made: Made, seen: Mapping[str, dict[str, Any]]) -> None:
-    """Raises: TemporarilyUnable when another process registered some of it since it was read; the step is tried again from the rows."""
-    for received in (*(row for row, _, _ in made.outputs), *(row for row, _ in made.refusals)):
-        row = session.get(ReceivedInstance, received.instance_pk)
+def _require_untouched(session: Session, made: Made, seen: Mapping[str, dict[str, Any]]) -> dict[int, ReceivedInstance]:
+    """The rows of what was made, as they stand now.
+
+    Raises: TemporarilyUnable when another process registered some of it since it was read; the step is tried again from the rows.
+    """
+    worked_on = [*(row for row, _, _ in made.outputs), *(row for row, _ in made.refusals)]
+    standing: dict[int, ReceivedInstance] = {}
+    for keys in _by_so_many([row.instance_pk for row in worked_on]):
+        found = session.exec(select(ReceivedInstance).where(col(ReceivedInstance.instance_pk).in_(keys))).all()
+        standing.update((row.instance_pk or 0, row) for row in found)
+    for received in worked_on:
+        row = standing.get(received.instance_pk or 0)
         if row is None or row.sop_instance_uid != received.sop_instance_uid:
             raise TemporarilyUnable("another process registered these instances")
-    for _, output, _ in made.outputs:
-        series = session.exec(select(Series).where(Series.series_instance_uid == output.series_instance_uid)).first()
-        if series is not None and dict(series.metadata_object) != seen.get(output.series_instance_uid):
+    for uid in {output.series_instance_uid for _, output, _ in made.outputs}:
+        series = session.exec(select(Series).where(Series.series_instance_uid == uid)).first()
+        if series is not None and dict(series.metadata_object) != seen.get(uid):
             raise TemporarilyUnable("another process registered instances of this series")
+    return standing
+
+
+def _by_so_many(keys: Sequence[_Key]) -> Iterator[Sequence[_Key]]:
+    return (keys[start : start + _KEYS_PER_QUERY] for start in range(0, len(keys), _KEYS_PER_QUERY))
 
 
 def _count_instances(session: Session, series: Mapping[str, Series]) -> None:
@@ -293,28 +308,39 @@ def _series_rows(session: Session, study: Study, outputs: Sequence[Output], meta
     return rows
 
 
-def _instance_rows(session: Session, study: Study, series: Mapping[str, Series], outputs: Sequence[Output]) -> list[str]:
+def _instance_rows(
+    session: Session,
+    study: Study,
+    series: Mapping[str, Series],
+    outputs: Sequence[Output],
+    received_rows: Mapping[int, ReceivedInstance],
+) -> list[str]:
     """The packs that held what was replaced."""
     assert study.study_pk is not None
+    # Asked for together: one by one each question would write what stands in the session first, and forget the row it found.
+    standing: dict[str, Instance] = {}
+    for uids in _by_so_many([output.sop_instance_uid for _, output, _ in outputs]):
+        found = session.exec(select(Instance).where(col(Instance.sop_instance_uid).in_(uids))).all()
+        standing.update((row.sop_instance_uid, row) for row in found)
     replaced: list[str] = []
     for received, output, place in outputs:
         series_pk = series[output.series_instance_uid].series_pk
         assert series_pk is not None
-        instance = session.get(Instance, output.sop_instance_uid)
+        instance = standing.get(output.sop_instance_uid)
         if instance is not None and instance.study_pk != study.study_pk:
             raise RefusedContent(INSTANCE_IN_TWO_STUDIES, "one SOP Instance UID came under two studies", tag="(0008,0018)")
         if instance is None:
             instance = Instance(sop_instance_uid=output.sop_instance_uid, **_place_of(study.study_pk, series_pk, output, place))
+            standing[output.sop_instance_uid] = instance
         else:
             # A person chose this content over the one that stood: the row describes what is there now.
             replaced.append(instance.pack_name)
             for name, value in _place_of(study.study_pk, series_pk, output, place).items():
                 setattr(instance, name, value)
         session.add(instance)
-        kept = session.get(ReceivedInstance, received.instance_pk)
-        if kept is not None:
-            kept.sop_instance_uid, kept.held_item_pk, kept.held_detail, kept.held_boxes = output.sop_instance_uid, None, "", []
-            session.add(kept)
+        kept = received_rows[received.instance_pk or 0]
+        kept.sop_instance_uid, kept.held_item_pk, kept.held_detail, kept.held_boxes = output.sop_instance_uid, None, "", []
+        session.add(kept)
     session.flush()
     return replaced
 

@@ -73,6 +73,18 @@ class OwnPacks:
         self.renew()
         return sealed
 
+    def adopt(self, pack_names: Iterable[str]) -> None:
+        """These are this job's from now on. Raises: TemporarilyUnable where one was reclaimed meanwhile."""
+        with self._lock:
+            self._names.update(pack_names)
+            self._renewed_at = self._app.now() - _RENEWED_EVERY
+        self.renew()
+
+    @property
+    def names(self) -> frozenset[str]:
+        """All that were put or adopted."""
+        return frozenset(self._names)
+
     def renew(self) -> None:
         """They are as young as if they were put now; to be called after each piece of work, it writes once in five minutes at most.
 

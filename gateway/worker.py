@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -26,6 +27,7 @@ from crypto.errors import Conflict, IntegrityFailure, ReadgateError, RefusedCont
 from gateway.application import Application, jobs_url
 from gateway.archive_ahead import ArchiveAhead
 from gateway.commitment_queue import deliver_commitments, network_sender
+from gateway.deidentify_ahead import DeidentifyAhead
 from gateway.delivery_senders import senders_of
 from gateway.healthy_copy import mend_from
 from gateway.jobs import PUT_OFF, JobRunner, ProcessStopping, StudyJob
@@ -54,6 +56,8 @@ REVOCATION_SECONDS = 2.0
 REMINDER_SECONDS = 900.0
 STRANDED_SECONDS = 5.0
 RECLAIM_SECONDS = 300.0
+#: How often is looked whether a study is complete while any is coming in.
+EXPECTING_SECONDS = 0.1
 
 
 class StoppableDeidentifier:
@@ -79,8 +83,14 @@ class StoppableDeidentifier:
 class Work:
     """The study jobs over one application (gateway/jobs.py StudyWork)."""
 
-    def __init__(self, app: Application, screener: PixelScreener | ConfinedDeidentifier, attempts: StudyAttempts) -> None:
-        self._app, self._screener, self._attempts = app, screener, attempts
+    def __init__(
+        self,
+        app: Application,
+        screener: PixelScreener | ConfinedDeidentifier,
+        attempts: StudyAttempts,
+        ahead: DeidentifyAhead | None = None,
+    ) -> None:
+        self._app, self._screener, self._attempts, self._ahead = app, screener, attempts, ahead
 
     def archive(self, received_study_pk: int) -> int:
         self._require_running()
@@ -90,7 +100,10 @@ class Work:
     def deidentify(self, received_study_pk: int) -> str:
         self._require_running()
         with self._attempts.attempt(received_study_pk, is_last_step=True) as turn:
-            return deidentify_study(self._app, received_study_pk, self._screener) if self._is_on(received_study_pk, turn) else ""
+            if not self._is_on(received_study_pk, turn):
+                return ""
+            with nullcontext() if self._ahead is None else self._ahead.job(received_study_pk) as begun:
+                return deidentify_study(self._app, received_study_pk, self._screener, begun)
 
     def route(self, study_instance_uid: str) -> str:
         self._require_running()
@@ -139,15 +152,19 @@ class Worker:
         self._app, self._index = app, index
         self._children = DeidChildren(DEIDENTIFIED_AT_ONCE)
         self._attempts = StudyAttempts(app.database)
-        work = Work(app, StoppableDeidentifier(self._children, app.stopping), self._attempts)
+        screener = StoppableDeidentifier(self._children, app.stopping)
+        self._deidentify_ahead = DeidentifyAhead(app, screener)
+        work = Work(app, screener, self._attempts, self._deidentify_ahead)
         self._runner = JobRunner(jobs_url(app.data, app.settings), app.settings.jobs, work)
         #: Of studies that wait to be processed, and of deliveries that are due: what the runner was told already.
         self._queued_studies: set[StudyJob] = set()
         self._queued_deliveries: set[tuple[int, int, str]] = set()
+        self._is_expecting = False
         self._stopping = threading.Event()
         poll = app.settings.jobs.poll_seconds
+        #: On a thread of its own: whoever waits for a study does not wait for a spool to be swept or a peer to be reached.
+        self._completing = [_Duty("complete_studies", self.complete_studies, poll)]
         self._duties = [
-            _Duty("complete_studies", self.complete_studies, poll),
             _Duty("hold_dead", self.hold_dead, STRANDED_SECONDS),
             _Duty("join_late_orders", lambda: join_late_orders(app), poll),
             _Duty("route_stranded", self.route_stranded, STRANDED_SECONDS),
@@ -171,22 +188,31 @@ class Worker:
             _Duty("reclaim_packs", lambda: reclaim_packs(app.database, app.vault, now=app.now()), RECLAIM_SECONDS),
             _Duty("recount_usage", lambda: recount(app.database), RECOUNT_SECONDS),
         ]
-        self._thread = threading.Thread(target=self._run, name="duties", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._run, args=(duties,), name=name, daemon=True)
+            for name, duties in (("completing", self._completing), ("duties", self._duties))
+        ]
         self._ahead = ArchiveAhead(app)
 
     def start(self) -> None:
         self._index.recover(now=self._app.now())
         self._runner.start()
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         self._ahead.start()
+        if self._app.settings.jobs.ahead:
+            self._deidentify_ahead.start()
 
     def stop(self) -> None:
         self._stopping.set()
+        self._deidentify_ahead.stop()
         self._ahead.stop()
-        if self._thread.ident is not None:
-            self._thread.join(timeout=30)
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join(timeout=30)
         # The child first: a workflow waits for its answer.
         self._children.close()
+        self._deidentify_ahead.join()
         self._runner.stop()
         self._attempts.stop()
 
@@ -200,6 +226,7 @@ class Worker:
                 .where(ReceivedStudy.state == ReceivedState.RECEIVING)
             ).all()
         now = app.now()
+        self._is_expecting = bool(waiting)
         due = [pk for pk, last_at, is_asked, quiet in waiting if pk is not None and (is_asked or _is_quiet(last_at, quiet, now))]
         for pk in due:
             with bulkhead("complete_studies", received_study_pk=pk), app.database.transaction() as session:
@@ -311,15 +338,18 @@ class Worker:
                 continue
         return removed
 
-    def _run(self) -> None:
+    def _run(self, duties: list[_Duty]) -> None:
         elapsed = 0.0
-        step = self._app.settings.jobs.poll_seconds
+        step = min(self._app.settings.jobs.poll_seconds, EXPECTING_SECONDS)
         while not self._stopping.wait(step):
             elapsed += step
-            for duty in self._duties:
-                if elapsed >= duty.due_at:
+            for duty in duties:
+                if elapsed >= duty.due_at - step / 2:
                     duty.due_at = elapsed + duty.every_seconds
                     self._do(duty)
+                    if duty.act == self.complete_studies and self._is_expecting:
+                        # A study is coming in: whoever waits for it should not wait for us to look.
+                        duty.due_at = elapsed + step
 
     def _do(self, duty: _Duty) -> None:
         try:

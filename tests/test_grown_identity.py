@@ -103,14 +103,14 @@ def test_equal_terms_make_nothing_again(site: GatewaySite) -> None:
     uid = site.process(pk)
     digest, (before,) = received_of(site, pk).terms_digest, study_of(site, uid)[1]
     made: list[int | None] = []
-    real = processing._Maker.make
+    real = processing.Maker.make
 
-    def counted(maker: processing._Maker, row: ReceivedInstance) -> object:
+    def counted(maker: processing.Maker, row: ReceivedInstance) -> object:
         made.append(row.instance_pk)
         return real(maker, row)
 
     site.receive(datasets[1:])
-    with patch.object(processing._Maker, "make", counted):
+    with patch.object(processing.Maker, "make", counted):
         site.process(pk)
     assert len(made) == 1 and received_of(site, pk).terms_digest == digest != ""
     assert before.object_id in {row.object_id for row in study_of(site, uid)[1]}
@@ -134,12 +134,12 @@ def test_instance_that_cannot_be_made_again_is_withdrawn_and_held(site: GatewayS
     site.receive(datasets[1:])
     with site.app.database.reading() as session:
         first = distinct_instances(session, pk)[0].instance_pk
-    real = processing._Maker.make
+    real = processing.Maker.make
 
-    def refusing(maker: processing._Maker, row: ReceivedInstance) -> object:
+    def refusing(maker: processing.Maker, row: ReceivedInstance) -> object:
         return Refusal("DOUBTFUL_TEXT") if row.instance_pk == first else real(maker, row)
 
-    with patch.object(processing._Maker, "make", refusing):
+    with patch.object(processing.Maker, "make", refusing):
         assert site.process(pk) == uid
     study, rows = study_of(site, uid)
     assert len(rows) == 1 and not is_named(site, uid) and (study.held_instances, study.amendment) == (1, 1)

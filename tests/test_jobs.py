@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from dbos import DBOS
 
 from crypto.errors import BadInput, Conflict, IntegrityFailure, NotAllowed, NotFound, RefusedContent, TemporarilyUnable
 from gateway.config import JobSettings
-from gateway.jobs import JobRunner, ProcessStopping, _without_text
+from gateway.jobs import DELIVERIES, STUDIES, JobRunner, ProcessStopping, _without_text
 
 PLANTED = "Gruenwald^Kaethe"
 FAILURES: dict[int, Exception] = {
@@ -126,3 +127,13 @@ def test_a_second_runner_of_one_process_does_its_work(tmp_path: Path) -> None:
             assert work.tried == [9] and not runner.dead_studies({(9, 1, 0)}), name
         finally:
             runner.stop()
+
+
+def test_studies_are_asked_for_more_often_than_deliveries(tmp_path: Path) -> None:
+    runner = JobRunner(f"sqlite:///{tmp_path / 'jobs.sqlite3'}", JobSettings(poll_seconds=0.5), Failing())
+    runner.start()
+    try:
+        seconds = {queue.name: queue.polling_interval_sec for queue in DBOS.list_queues()}
+    finally:
+        runner.stop()
+    assert seconds[STUDIES] == 0.15 and seconds[DELIVERIES] == 0.5

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from sqlmodel import select
@@ -16,7 +18,7 @@ from crypto.spool import FramePosition
 from gateway.received import ReceivedInstance, ReceivedStudy
 from gateway.received_usage import stored_bytes
 from gateway.schema import migrate
-from gateway.spool_index import SpooledFrame, index_frames
+from gateway.spool_index import SpooledFrame, SpoolIndex, index_frames
 from tests.intake_site import AT
 from tests.postgres_server import postgres_server  # noqa: F401 (fixture)
 
@@ -99,3 +101,22 @@ def test_duplicates_and_conflicts_within_one_batch_are_told_apart(database: Data
         rows = sorted(session.exec(select(ReceivedInstance)).all(), key=lambda row: row.frame_offset)
     flags = ["duplicate" if row.is_duplicate else "conflict" if row.is_conflicting else "new" for row in rows]
     assert flags == ["new", "duplicate", "conflict", "conflict", "duplicate", "new"]
+
+
+def test_rows_wait_for_more_frames_only_as_long_as_they_come() -> None:
+    """In pauses of a fifth of the linger: who sent the last frame waits for one of them, and a stream for no more than all."""
+    waits = {}
+    for name, coming in (("the last", 0), ("a stream", 100)):
+        index = SpoolIndex.__new__(SpoolIndex)
+        index._frames = deque()
+        slept: list[float] = []
+
+        def wait(seconds: float, index: SpoolIndex = index, slept: list[float] = slept, coming: int = coming) -> bool:
+            slept.append(seconds)
+            index._frames.extend([frame(number) for number in range(coming)])
+            return False
+
+        index._hurry = cast(threading.Event, SimpleNamespace(wait=wait))
+        index._linger()
+        waits[name] = round(sum(slept), 6)
+    assert waits == {"the last": 0.05, "a stream": 0.25}

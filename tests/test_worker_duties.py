@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -12,6 +14,7 @@ from sqlmodel import select
 
 from compliance.audit import EventType
 from compliance.quarantine import QuarantineItem
+from gateway import worker as worker_module
 from gateway.jobs import JobRunner, StudyJob
 from gateway.processing import archive_originals, deidentify_study
 from gateway.quarantine_acts import Said, try_again
@@ -65,6 +68,7 @@ def _worker(site: GatewaySite, runner: DeadRunner) -> Worker:
     made._app, made._runner = site.app, cast(JobRunner, runner)
     made._attempts = StudyAttempts(site.app.database)
     made._queued_studies, made._queued_deliveries = set(), set()
+    made._is_expecting = False
     return made
 
 
@@ -150,3 +154,38 @@ def test_deliveries_that_wait_are_queued_once(site: GatewaySite) -> None:
     for _ in range(5):
         assert worker.queue_deliveries() == 2
     assert len(runner.deliveries) == 2
+
+
+def test_while_a_study_comes_in_it_is_looked_often_whether_it_is_complete(site: GatewaySite) -> None:
+    """Ten times a second, and as often as the rest otherwise."""
+    looks = {}
+    for name, expecting in (("idle", False), ("expecting", True)):
+        worker = _worker(site, DeadRunner(is_all_dead=False))
+        worker._is_expecting = expecting
+        steps = iter([False] * 20 + [True])
+        waited: list[float] = []
+        worker._stopping = cast(
+            threading.Event, SimpleNamespace(wait=lambda step, steps=steps, waited=waited: waited.append(step) or next(steps))
+        )
+        seen: list[str] = []
+
+        def complete(seen: list[str] = seen) -> int:
+            seen.append("complete")
+            return 0
+
+        def other(seen: list[str] = seen) -> None:
+            seen.append("other")
+
+        worker.complete_studies = complete  # type: ignore[method-assign]
+        worker._run([worker_module._Duty("complete_studies", complete, 0.5), worker_module._Duty("other", other, 0.5)])
+        looks[name] = seen.count("complete"), seen.count("other"), round(sum(waited[:20]), 6)
+    assert looks == {"idle": (4, 4, 2.0), "expecting": (20, 4, 2.0)}
+
+
+def test_looking_says_whether_a_study_is_coming_in(site: GatewaySite) -> None:
+    worker = _worker(site, DeadRunner(is_all_dead=False))
+    worker.complete_studies()
+    assert not worker._is_expecting
+    site.receive(make_ct_study(instances=1, number=79), complete=False)
+    worker.complete_studies()
+    assert worker._is_expecting

@@ -1,0 +1,337 @@
+"""What is de-identified before a study is whole is used only where it would come out the same now; nothing else changes by it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from pydicom.dataset import Dataset
+from sqlalchemy import event
+from sqlmodel import select
+
+from compliance.device_masks import DeviceMask
+from compliance.pixel_review import record_mask
+from compliance.study import Instance, instances_of_study, require_study
+from crypto.errors import TemporarilyUnable
+from gateway import deidentify_ahead, processing
+from gateway.archiving import archive_originals
+from gateway.deidentify_ahead import DeidentifyAhead
+from gateway.processing import Maker, deidentify_study
+from gateway.received import ReceivedInstance, ReceivedState, ReceivedStudy
+from gateway.study_holds import Refusal
+from gateway.study_registration import register_study
+from gateway.unsettled_packs import OwnPacks, UnsettledPack, reclaim_packs
+from tests.builders import make_ct_study
+from tests.gateway_site import GatewaySite, PlainScreener, gateway_site
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[GatewaySite]:
+    with gateway_site(tmp_path / "site", has_study=False) as made:
+        yield made
+
+
+def begin(site: GatewaySite) -> DeidentifyAhead:
+    return DeidentifyAhead(site.app, PlainScreener())
+
+
+def receiving(site: GatewaySite, datasets: list[Dataset]) -> int:
+    """A study that is coming in, its last instance some time ago."""
+    pk = site.receive(datasets, complete=False)
+    site.clock.forward(seconds=1)
+    return pk
+
+
+def process(site: GatewaySite, pk: int, ahead: DeidentifyAhead) -> str:
+    with site.app.database.transaction() as session:
+        study = session.get(ReceivedStudy, pk)
+        assert study is not None
+        study.state, study.complete_at = ReceivedState.COMPLETE, site.app.now()
+        session.add(study)
+    archive_originals(site.app, pk)
+    with ahead.job(pk) as begun:
+        return deidentify_study(site.app, pk, PlainScreener(), begun)
+
+
+def rows_of(site: GatewaySite, uid: str) -> list[Instance]:
+    with site.app.database.reading() as session:
+        study = require_study(session, uid)
+        assert study.study_pk is not None
+        return instances_of_study(session, study.study_pk)
+
+
+def packs_of(site: GatewaySite) -> dict[str, bool]:
+    """The packs that no row names, and whether they are condemned."""
+    with site.app.database.reading() as session:
+        return {row.pack_name: row.is_condemned for row in session.exec(select(UnsettledPack)).all()}
+
+
+@contextmanager
+def counting() -> Iterator[list[int | None]]:
+    """The instances that are made within."""
+    made: list[int | None] = []
+    real = Maker.make
+
+    def counted(maker: Maker, row: ReceivedInstance) -> object:
+        made.append(row.instance_pk)
+        return real(maker, row)
+
+    with patch.object(Maker, "make", counted):
+        yield made
+
+
+def test_job_takes_over_what_was_made_while_the_study_came_in(site: GatewaySite) -> None:
+    ahead = begin(site)
+    datasets = make_ct_study(instances=4, number=881)
+    pk = receiving(site, datasets[:3])
+    with counting() as made:
+        assert [ahead.look(), ahead.look()] == [3, 0] and len(made) == 3
+        receiving(site, datasets[3:])
+        uid = process(site, pk, ahead)
+    assert len(made) == 4, "the job made the last one only"
+    rows = rows_of(site, uid)
+    assert len(rows) == 4 and not packs_of(site)
+    assert sorted(row.number or 0 for row in rows) == [1, 2, 3, 4]
+
+
+def test_what_came_out_is_what_the_job_alone_would_have_made(site: GatewaySite) -> None:
+    ahead = begin(site)
+    pk = receiving(site, make_ct_study(instances=3, number=882))
+    assert ahead.look() == 3
+    begun = ahead._begun[pk]
+    before = {output.sop_instance_uid: output.payload_digest for output, _ in begun.made.values()}
+    begun.drop()
+    ahead._begun.clear()
+    uid = process(site, pk, ahead)
+    assert {row.sop_instance_uid: row.payload_digest for row in rows_of(site, uid)} == before
+    assert set(packs_of(site).values()) == {True}, "what nobody took over is condemned"
+
+
+def test_a_late_name_makes_everything_anew(site: GatewaySite) -> None:
+    ahead = begin(site)
+    datasets = make_ct_study(instances=3, number=883)
+    datasets[0].ImageComments = "second look Pfaffenlehner ok"
+    datasets[2].PerformingPhysicianName = "Pfaffenlehner^Udo"
+    pk = receiving(site, datasets[:2])
+    assert ahead.look() == 2
+    receiving(site, datasets[2:])
+    with counting() as made:
+        uid = process(site, pk, ahead)
+    assert len(made) == 3 and len(rows_of(site, uid)) == 3
+    assert list(packs_of(site).values()) == [True]
+
+
+def test_identity_that_grows_while_the_study_comes_in_begins_anew_and_at_last_waits(site: GatewaySite) -> None:
+    ahead = begin(site)
+    datasets = make_ct_study(instances=5, number=884)
+    for index, dataset in enumerate(datasets):
+        dataset.PerformingPhysicianName = f"Name{'abcde'[index]}heim^Udo"
+    done = []
+    for dataset in datasets:
+        pk = receiving(site, [dataset])
+        done.append(ahead.look())
+    assert done == [1, 2, 3, 0, 0]
+    assert not ahead._begun and set(packs_of(site).values()) == {True}
+    assert len(rows_of(site, process(site, pk, ahead))) == 5
+
+
+def test_a_mask_made_meanwhile_counts_for_what_was_made_before(site: GatewaySite) -> None:
+    ahead = begin(site)
+    pk = receiving(site, make_ct_study(instances=2, number=885))
+    assert ahead.look() == 2
+    mask = DeviceMask("ours", "hospital", ({"attribute": "Modality", "equals": ["CT"]},), ((0, 0, 8, 8),))
+    with site.app.database.transaction() as session:
+        record_mask(session, site.app.keys, hospital_id="h1", mask=mask, actor="p", note="n", now=site.app.now())
+    with counting() as made:
+        process(site, pk, ahead)
+    assert len(made) == 2
+
+
+def test_study_of_the_process_before_is_left_to_its_job(site: GatewaySite) -> None:
+    """It may be what took that process down: only its job's deaths are counted."""
+    receiving(site, make_ct_study(instances=2, number=886))
+    assert begin(site).look() == 0
+
+
+def test_a_death_loses_nothing_and_leaves_nothing(site: GatewaySite) -> None:
+    ahead = begin(site)
+    pk = receiving(site, make_ct_study(instances=2, number=887))
+    assert ahead.look() == 2 and len(packs_of(site)) == 1
+    after = begin(site)
+    with counting() as made:
+        uid = process(site, pk, after)
+    assert len(made) == 2 and len(rows_of(site, uid)) == 2
+    site.clock.forward(hours=2)
+    assert reclaim_packs(site.app.database, site.app.vault, now=site.app.now()) == 1
+    assert len(rows_of(site, uid)) == 2
+
+
+def test_packs_of_what_is_waited_for_stay_young(site: GatewaySite) -> None:
+    ahead = begin(site)
+    datasets = make_ct_study(instances=3, number=888)
+    pk = receiving(site, datasets[:2])
+    assert ahead.look() == 2
+    site.clock.forward(minutes=50)
+    receiving(site, datasets[2:])
+    assert ahead.look() == 1
+    site.clock.forward(minutes=50)
+    assert reclaim_packs(site.app.database, site.app.vault, now=site.app.now()) == 0
+    with counting() as made:
+        assert len(rows_of(site, process(site, pk, ahead))) == 3
+    assert not made
+
+
+def test_packs_that_were_reclaimed_before_the_job_came_are_made_again(site: GatewaySite) -> None:
+    ahead = begin(site)
+    pk = receiving(site, make_ct_study(instances=2, number=889))
+    assert ahead.look() == 2
+    site.clock.forward(hours=3)
+    assert reclaim_packs(site.app.database, site.app.vault, now=site.app.now()) == 1
+    with pytest.raises(TemporarilyUnable):
+        process(site, pk, ahead)
+    assert len(rows_of(site, process(site, pk, ahead))) == 2
+
+
+def test_new_generation_drops_what_was_begun_of_the_one_before(site: GatewaySite) -> None:
+    ahead = begin(site)
+    datasets = make_ct_study(instances=3, number=890)
+    pk = receiving(site, datasets[:2])
+    assert ahead.look() == 2
+    process(site, pk, begin(site))
+    assert ahead.look() == 0 and not ahead._begun
+    receiving(site, datasets[2:])
+    with counting() as made:
+        assert ahead.look() == 1
+        assert len(rows_of(site, process(site, pk, ahead))) == 3
+    assert len(made) == 1, "of a later generation only what is new"
+
+
+def test_nothing_is_begun_while_a_job_is_at_it_and_a_batch_under_way_ends_for_it(site: GatewaySite) -> None:
+    ahead = begin(site)
+    pk = receiving(site, make_ct_study(instances=3, number=891))
+    receiving(site, make_ct_study(instances=2, number=892))
+    started, go_on = threading.Event(), threading.Event()
+    real, made = Maker.make, []
+
+    def held(maker: Maker, row: ReceivedInstance) -> object:
+        made.append(row.instance_pk)
+        started.set()
+        assert go_on.wait(30)
+        return real(maker, row)
+
+    with patch.object(Maker, "make", held), patch.object(deidentify_ahead, "DEIDENTIFIED_AT_ONCE", 1):
+        worker = threading.Thread(target=ahead.look)
+        worker.start()
+        assert started.wait(30)
+        with patch.object(processing, "DEIDENTIFIED_AT_ONCE", 1):
+            job = threading.Thread(target=process, args=(site, pk, ahead))
+            job.start()
+            while not ahead._jobs:
+                assert job.is_alive()
+            go_on.set()
+            job.join(30)
+            worker.join(30)
+    assert len(made) == 3, "each once, and none of the other study while the job was there"
+    assert ahead.look() == 2
+
+
+def test_what_is_refused_ahead_is_the_jobs_to_say(site: GatewaySite) -> None:
+    ahead = begin(site)
+    pk = receiving(site, make_ct_study(instances=3, number=893))
+    real = Maker.make
+
+    def refusing(maker: Maker, row: ReceivedInstance) -> object:
+        return Refusal("WORKER_DIED") if row.instance_pk == first else real(maker, row)
+
+    with site.app.database.reading() as session:
+        first = session.exec(select(ReceivedInstance.instance_pk).order_by(ReceivedInstance.instance_pk)).first()  # type: ignore[arg-type]
+    with patch.object(Maker, "make", refusing):
+        assert [ahead.look(), ahead.look()] == [2, 0]
+    with counting() as made:
+        assert len(rows_of(site, process(site, pk, ahead))) == 3
+    assert made == [first]
+
+
+def test_study_that_still_comes_in_fast_is_taken_in_larger_pieces(site: GatewaySite) -> None:
+    ahead = begin(site)
+    site.receive(make_ct_study(instances=2, number=894), complete=False)
+    assert ahead.look() == 0, "a pack for two small slices is not worth it yet"
+    with patch.object(deidentify_ahead, "BYTES_MIN", 1):
+        assert ahead.look() == 2
+
+
+def test_study_that_is_whole_goes_on_until_its_job_comes(site: GatewaySite) -> None:
+    ahead = begin(site)
+    pk = site.receive(make_ct_study(instances=2, number=895))
+    assert ahead.look() == 2
+    with counting() as made:
+        assert len(rows_of(site, process(site, pk, ahead))) == 2
+    assert not made
+
+
+def test_the_next_batch_is_made_while_one_is_sealed(site: GatewaySite) -> None:
+    pk = site.receive(make_ct_study(instances=3, number=896))
+    real_make, real_seal = Maker.make, OwnPacks.seal
+    made = threading.Semaphore(0)
+
+    def counted(maker: Maker, row: ReceivedInstance) -> object:
+        made.release()
+        return real_make(maker, row)
+
+    def waiting(packs: OwnPacks, *given: object) -> object:
+        if not waiting.is_over:  # type: ignore[attr-defined]
+            waiting.is_over = True  # type: ignore[attr-defined]
+            # Its own, and one of the next batch.
+            assert made.acquire(timeout=30) and made.acquire(timeout=30)
+        return real_seal(packs, *given)  # type: ignore[arg-type]
+
+    waiting.is_over = False  # type: ignore[attr-defined]
+    one_by_one = patch.object(processing, "batches", lambda rows: iter([[row] for row in rows]))
+    with one_by_one, patch.object(Maker, "make", counted), patch.object(OwnPacks, "seal", waiting):
+        assert len(rows_of(site, deidentify_study(site.app, pk, PlainScreener()))) == 3
+
+
+def test_registering_asks_for_rows_together(site: GatewaySite) -> None:
+    """As many statements for twelve instances as for three."""
+    counts = []
+    for number, instances in ((897, 3), (898, 12)):
+        pk = site.receive(make_ct_study(instances=instances, number=number))
+        archive_originals(site.app, pk)
+        statements: list[str] = []
+
+        def registered(*given: Any, seen: list[str] = statements, **named: Any) -> str:
+            def note(_c: object, _u: object, statement: str, *_: object) -> None:
+                seen.append(statement)
+
+            event.listen(site.app.database.engine, "before_cursor_execute", note)
+            try:
+                return register_study(*given, **named)
+            finally:
+                event.remove(site.app.database.engine, "before_cursor_execute", note)
+
+        with patch("gateway.processing.register_study", registered):
+            assert deidentify_study(site.app, pk, PlainScreener())
+        counts.append(len([one for one in statements if one.startswith("SELECT")]))
+    assert counts[0] == counts[1] > 5, counts
+
+
+def test_quiet_studies_have_all_cores_and_others_one(site: GatewaySite) -> None:
+    ahead, sizes = begin(site), []
+
+    def noted(count: int, thread_name_prefix: str) -> ThreadPoolExecutor:
+        sizes.append(count)
+        return ThreadPoolExecutor(count, thread_name_prefix)
+
+    with patch("gateway.deidentify_ahead.ThreadPoolExecutor", noted), patch.object(deidentify_ahead, "DEIDENTIFIED_AT_ONCE", 3):
+        with patch.object(deidentify_ahead, "BYTES_MIN", 1):
+            site.receive(make_ct_study(instances=1, number=899), complete=False)
+            ahead.look()
+        receiving(site, make_ct_study(instances=2, number=899)[1:])
+        ahead.look()
+    assert sizes == [1, 3]
