@@ -9,6 +9,7 @@ from compliance.dataset_bytes import (
     EXPLICIT_VR_BIG_ENDIAN,
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
+    element_at,
     elements,
     encode_element,
     encoding_of,
@@ -36,6 +37,10 @@ def instance_of_file(data: bytes) -> IdentifiedDataset:
     for element in elements(payload, 0, len(payload), encoding):
         if element.tag in (_SOP_CLASS, _SOP_INSTANCE):
             named[element.tag] = payload[element.value : element.end].decode("latin-1").strip("\0 ")
+    return _named_instance(data, payload, syntax, named)
+
+
+def _named_instance(data: bytes, payload: bytes, syntax: str, named: dict[int, str]) -> IdentifiedDataset:
     if not named.get(_SOP_CLASS) or not named.get(_SOP_INSTANCE):
         raise RefusedContent("MISSING_UID", "SOP class and instance must be named")
     for number, tag in ((0x0002, _SOP_CLASS), (0x0003, _SOP_INSTANCE)):
@@ -43,6 +48,18 @@ def instance_of_file(data: bytes) -> IdentifiedDataset:
         if stated and stated != named[tag]:
             raise RefusedContent("UID_MISMATCH", "the file meta information names another instance or class", tag=f"(0002,{number:04X})")
     return IdentifiedDataset(payload, syntax, named[_SOP_CLASS], named[_SOP_INSTANCE])
+
+
+def instance_of_head(data: bytes) -> IdentifiedDataset:
+    """As `instance_of_file` of the beginning of a file: the payload is what of the dataset is in it, and is read to its names alone."""
+    payload, syntax = dataset_of_file(data)
+    encoding, named, pos = encoding_of(syntax), dict[int, str](), 0
+    while pos < len(payload) and len(named) < 2:
+        element = element_at(payload, pos, len(payload), encoding)
+        if element.tag in (_SOP_CLASS, _SOP_INSTANCE):
+            named[element.tag] = payload[element.value : element.end].decode("latin-1").strip("\0 ")
+        pos = element.stop
+    return _named_instance(data, payload, syntax, named)
 
 
 def dataset_of_file(data: bytes) -> tuple[bytes, str]:

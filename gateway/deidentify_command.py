@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import secrets
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +17,7 @@ import typer
 from compliance.deid_profile import profile_of
 from crypto.errors import BadInput
 from gateway.deidentify_run import DeidentifyRun
+from gateway.logs import configure_logs
 
 
 def mount(app: typer.Typer) -> None:
@@ -37,6 +39,7 @@ def deidentify_command(
     native: Annotated[bool, typer.Option("--native", help="Leave uncompressed pixels so, instead of lossless HTJ2K.")] = False,
 ) -> None:
     """De-identify files as a reader would get them. Exit 0 if any instance passed, 1 if none did, 2 on bad input."""
+    configure_logs(as_json=False, level=logging.WARNING)
     try:
         run = DeidentifyRun(profile_of(option or []), _secret_of(secret), compress=not native)
         summary = run.folder(source, destination)

@@ -1,30 +1,38 @@
 """Files taken in by the way of DICOM associations: one session of the intake, the same checks, the same spool, the same rows.
 
 Read are Part 10 files and bare datasets, whatever their names. A DICOMDIR is not followed: its file ids are a stranger's words
-(CVE-2026-32711), and every file of the medium is looked at anyway. Nothing of a file's or folder's name is kept or shown.
+(CVE-2026-32711), and every file of the medium is looked at anyway. Archives are not opened, links not followed. Nothing of a file's or
+folder's name is kept or shown.
+
+A file is read to its end before it is taken in, one over the window in pieces: then its header is read, as it is of what an association
+brings, and the rest when it is de-identified. So no file takes more memory than some windows.
 """
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from compliance import audit
 from compliance.hospital import require_hospital
-from compliance.part10 import instance_of_file
+from compliance.identified import IdentifiedDataset
+from compliance.part10 import instance_of_file, instance_of_head
 from crypto.errors import BadInput, RefusedContent
 from gateway.application import Application
 from gateway.console import progress
+from gateway.file_sources import regular_files
 from gateway.intake import GatewayIntake, IntakeSession, receive_instance
 from gateway.intake_port import InstanceHead
 from gateway.spool_index import SpoolIndex
 
 SENDER = "readgate/import"
 MEDIA_STORAGE_DIRECTORY = "1.2.840.10008.1.3.10"
-TOO_LARGE = "INSTANCE_TOO_LARGE"
+TOO_LARGE, UNREADABLE = "INSTANCE_TOO_LARGE", "FILE_UNREADABLE"
+WINDOW_BYTES = 16 << 20
 
 
 @dataclass
@@ -47,8 +55,8 @@ def import_files(app: Application, source: Path, hospital_id: str, *, actor: str
     """
     with app.database.reading() as session:
         require_hospital(session, hospital_id)
-    paths = list(_files(source))
-    if not paths:
+    count = sum(1 for _ in regular_files(source))
+    if not count:
         raise BadInput(f"{source} holds no file")
     result = Import()
     index = SpoolIndex(app.database, app.spool)
@@ -66,7 +74,7 @@ def import_files(app: Application, source: Path, hospital_id: str, *, actor: str
     association = intake.session(hospital_id, SENDER, {"address": "", "is_tls": 0})
     try:
         with progress() as bar:
-            for number, path in enumerate(bar.track(paths, description="receiving")):
+            for number, path in enumerate(bar.track(regular_files(source), total=count, description="receiving")):
                 _take(intake, association, path, number + 1, app.settings.dicom.instance_bytes_max, result)
     finally:
         intake.close(association)
@@ -77,36 +85,72 @@ def import_files(app: Application, source: Path, hospital_id: str, *, actor: str
 
 
 def _take(intake: GatewayIntake, association: IntakeSession, path: Path, number: int, bytes_max: int, result: Import) -> None:
-    if path.stat().st_size > bytes_max:
-        result.refused[TOO_LARGE] += 1
-        return
     try:
-        instance = instance_of_file(path.read_bytes())
-    except RefusedContent as refused:
-        # A file that is named like one and is none, or anything else that lies on a medium: a reader of the medium would skip it too.
-        if refused.reason_code in ("MALFORMED_DATASET", "MISSING_UID"):
-            result.not_dicom += 1
-        else:
-            result.refused[refused.reason_code] += 1
-        return
-    if instance.sop_class_uid == MEDIA_STORAGE_DIRECTORY:
-        return
-    head = InstanceHead(instance.sop_class_uid, instance.sop_instance_uid, instance.transfer_syntax_uid, number % 65536)
-    try:
-        receive_instance(intake, association, head, [memoryview(instance.payload)])
-        result.received += 1
+        with path.open("rb", buffering=0) as file:
+            if os.fstat(file.fileno()).st_size > bytes_max:
+                raise RefusedContent(TOO_LARGE)
+            data = _window(file)
+            if len(data) < WINDOW_BYTES:
+                _take_whole(intake, association, data, number, result)
+            else:
+                _take_in_pieces(intake, association, data, file, number, bytes_max, result)
     except RefusedContent as refused:
         result.refused[refused.reason_code] += 1
+    except OSError:
+        # A scratch on the disc: what else is on it is taken in. The spool's own failures have another class.
+        result.refused[UNREADABLE] += 1
 
 
-def _files(source: Path) -> Iterator[Path]:
-    """Regular files under `source`, links not followed: a medium must not reach out of itself."""
-    if source.is_file():
-        yield source
-    elif source.is_dir():
-        yield from sorted(path for path in source.rglob("*") if path.is_file() and not path.is_symlink())
-    else:
-        raise BadInput(f"{source} is neither a file nor a folder")
+def _take_whole(intake: GatewayIntake, association: IntakeSession, data: bytes, number: int, result: Import) -> None:
+    instance = _instance(instance_of_file, data, result)
+    if instance is not None:
+        receive_instance(intake, association, _head(instance, number), [memoryview(instance.payload)])
+        result.received += 1
+
+
+def _take_in_pieces(
+    intake: GatewayIntake, association: IntakeSession, data: bytes, file: BinaryIO, number: int, bytes_max: int, result: Import
+) -> None:
+    instance = _instance(instance_of_head, data, result)
+    if instance is None:
+        return
+    large, total = intake.begin_large_instance(association, _head(instance, number)), len(data)
+    large.append([memoryview(instance.payload)])
+    while piece := _window(file):
+        total += len(piece)
+        if total > bytes_max:
+            # It grew while it was read; pieces that nothing names are nobody's.
+            raise RefusedContent(TOO_LARGE)
+        large.append([memoryview(piece)])
+    large.finish()
+    result.received += 1
+
+
+def _instance(read: Callable[[bytes], IdentifiedDataset], data: bytes, result: Import) -> IdentifiedDataset | None:
+    """None where it is no instance to take in, and counted as what it is."""
+    try:
+        instance = read(data)
+    except RefusedContent as refused:
+        # A file that is named like one and is none, or anything else that lies on a medium: a reader of the medium would skip it too.
+        if refused.reason_code not in ("MALFORMED_DATASET", "MISSING_UID"):
+            raise
+        result.not_dicom += 1
+        return None
+    return None if instance.sop_class_uid == MEDIA_STORAGE_DIRECTORY else instance
+
+
+def _head(instance: IdentifiedDataset, number: int) -> InstanceHead:
+    return InstanceHead(instance.sop_class_uid, instance.sop_instance_uid, instance.transfer_syntax_uid, number % 65536)
+
+
+def _window(file: BinaryIO) -> bytes:
+    """The next bytes of the file, a window of them where there are so many."""
+    pieces: list[bytes] = []
+    left = WINDOW_BYTES
+    while left and (piece := file.read(left)):
+        pieces.append(piece)
+        left -= len(piece)
+    return b"".join(pieces)
 
 
 def _note(app: Application, hospital_id: str, actor: str, result: Import) -> None:

@@ -30,21 +30,50 @@ def entries(source: Path, destination: Path) -> Iterator[Entry]:
     Raises BadInput where there is nothing to read.
     """
     if source.is_dir():
-        yield from _of_folder(str(source), "", destination.resolve())
+        yield from _of_folder(str(source), destination.resolve())
     elif source.is_file():
         yield Entry(source.name, str(source))
     else:
         raise BadInput(f"{source} is neither a file nor a folder")
 
 
-def _of_folder(folder: str, name: str, outside: Path) -> Iterator[Entry]:
-    if Path(folder).resolve().is_relative_to(outside):
-        return
+def regular_files(source: Path) -> Iterator[Path]:
+    """`source`, or every file below it, no link followed: a medium must not reach out of itself.
+
+    Raises BadInput where there is nothing to read.
+    """
+    if source.is_file():
+        yield source
+    elif source.is_dir():
+        for entry, _ in _below(str(source)):
+            if entry.is_file(follow_symlinks=False):
+                yield Path(entry.path)
+    else:
+        raise BadInput(f"{source} is neither a file nor a folder")
+
+
+def _of_folder(folder: str, outside: Path) -> Iterator[Entry]:
+    for entry, name in _below(folder, outside):
+        if not (entry.is_symlink() and Path(entry.path).resolve().is_relative_to(outside)):
+            yield Entry(name, entry.path, entry.is_file())
+
+
+def _below(folder: str, outside: Path | None = None) -> Iterator[tuple[os.DirEntry[str], str]]:
+    """What is no folder, with its name from `folder` on. However deep they lie and however many they are, one level's names are held."""
+    levels = [iter(_inside(folder, "", outside))]
+    while levels:
+        found = next(levels[-1], None)
+        if found is None:
+            levels.pop()
+        elif found[0].is_dir(follow_symlinks=False):
+            levels.append(iter(_inside(found[0].path, found[1], outside)))
+        else:
+            yield found
+
+
+def _inside(folder: str, name: str, outside: Path | None) -> list[tuple[os.DirEntry[str], str]]:
+    if outside is not None and Path(folder).resolve().is_relative_to(outside):
+        return []
     with os.scandir(folder) as found:
         inside = sorted(found, key=lambda entry: entry.name)
-    for entry in inside:
-        named = f"{name}/{entry.name}" if name else entry.name
-        if entry.is_dir(follow_symlinks=False):
-            yield from _of_folder(entry.path, named, outside)
-        elif not (entry.is_symlink() and Path(entry.path).resolve().is_relative_to(outside)):
-            yield Entry(named, entry.path, entry.is_file())
+    return [(entry, f"{name}/{entry.name}" if name else entry.name) for entry in inside]
