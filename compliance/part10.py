@@ -29,8 +29,6 @@ def instance_of_file(data: bytes) -> IdentifiedDataset:
     Raises RefusedContent where neither parses, the instance does not name itself, or the file meta information names another one: who
     relied on it would file the instance as what it is not.
     """
-    if _meta_of(data).get(0x0002) == _DICOMDIR:
-        raise RefusedContent("DICOMDIR", "a directory of files is no instance of a study")
     payload, syntax = dataset_of_file(data)
     encoding = encoding_of(syntax)
     named: dict[int, str] = {}
@@ -67,6 +65,8 @@ def dataset_of_file(data: bytes) -> tuple[bytes, str]:
     if data[128:132] != b"DICM":
         return data, _guessed_syntax(data)
     start, meta = _after_meta(data)
+    if meta.get(0x0002) == _DICOMDIR:
+        raise RefusedContent("DICOMDIR", "a directory of files is no instance of a study")
     payload, syntax = data[start:], meta.get(0x0010)
     return payload, _guessed_syntax(payload) if syntax is None else syntax
 
