@@ -30,7 +30,7 @@ from gateway.received_usage import add_usage
 log = structlog.get_logger()
 _BATCH_MAX = 2000
 #: Rows follow their frames by this much at most, so that a batch is worth its commit; by less once nothing comes any more.
-_LINGER_SECONDS = 0.25
+_LINGER_SECONDS = 0.6
 _PAUSE_SECONDS = 0.05
 ACTOR = "readgate/receive"
 REJECTED_STUDY_CAME_AGAIN = "REJECTED_STUDY_CAME_AGAIN"

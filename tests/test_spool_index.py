@@ -104,7 +104,7 @@ def test_duplicates_and_conflicts_within_one_batch_are_told_apart(database: Data
 
 
 def test_rows_wait_for_more_frames_only_as_long_as_they_come() -> None:
-    """In pauses of a fifth of the linger: who sent the last frame waits for one of them, and a stream for no more than all."""
+    """In pauses of a twelfth of the linger: who sent the last frame waits for one of them, and a stream for no more than all."""
     waits = {}
     for name, coming in (("the last", 0), ("a stream", 100)):
         index = SpoolIndex.__new__(SpoolIndex)
@@ -119,4 +119,4 @@ def test_rows_wait_for_more_frames_only_as_long_as_they_come() -> None:
         index._hurry = cast(threading.Event, SimpleNamespace(wait=wait))
         index._linger()
         waits[name] = round(sum(slept), 6)
-    assert waits == {"the last": 0.05, "a stream": 0.25}
+    assert waits == {"the last": 0.05, "a stream": 0.6}
