@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import logging
 import sqlite3
+import time
 from collections.abc import Callable, Collection
 from typing import ParamSpec, Protocol, TypeVar
 
@@ -257,6 +258,14 @@ def _system_engine(url: str) -> Engine:
     def configure(dbapi_connection: sqlite3.Connection, _record: object) -> None:
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000"):
             dbapi_connection.execute(f"PRAGMA {pragma}")
+        # From Python 3.12 on DBOS asks for the time with the modifier of SQLite 3.42, whatever library that Python was built with: an older
+        # one (that of Debian 12) answers NULL, and DBOS does not start.
+        if sqlite3.sqlite_version_info < (3, 42):
+            dbapi_connection.create_function("unixepoch", 1, _unix_time)
 
     event.listen(engine, "connect", configure)
     return engine
+
+
+def _unix_time(modifier: str) -> float | int | None:
+    return {"subsec": time.time(), "now": int(time.time())}.get(modifier)

@@ -12,7 +12,7 @@ from dbos import DBOS
 
 from crypto.errors import BadInput, Conflict, IntegrityFailure, NotAllowed, NotFound, RefusedContent, TemporarilyUnable
 from gateway.config import JobSettings
-from gateway.jobs import DELIVERIES, STUDIES, JobRunner, ProcessStopping, _without_text
+from gateway.jobs import DELIVERIES, STUDIES, JobRunner, ProcessStopping, _system_engine, _without_text
 
 PLANTED = "Gruenwald^Kaethe"
 FAILURES: dict[int, Exception] = {
@@ -137,3 +137,14 @@ def test_studies_are_asked_for_more_often_than_deliveries(tmp_path: Path) -> Non
     finally:
         runner.stop()
     assert seconds[STUDIES] == 0.15 and seconds[DELIVERIES] == 0.5
+
+
+def test_time_that_jobs_ask_of_sqlite_is_there_with_an_older_library(tmp_path: Path) -> None:
+    """Asked so by DBOS from Python 3.12 on, which Debian 12's SQLite 3.40 does not know: it answers NULL."""
+    engine = _system_engine(f"sqlite:///{tmp_path / 'jobs.sqlite3'}")
+    with engine.connect() as connection:
+        connection.exec_driver_sql("CREATE TABLE one (number INTEGER, at INTEGER NOT NULL DEFAULT (unixepoch('subsec') * 1000))")
+        connection.exec_driver_sql("INSERT INTO one (number) VALUES (1)")
+        (at,) = connection.exec_driver_sql("SELECT at FROM one").one()
+    engine.dispose()
+    assert abs(at / 1000 - time.time()) < 60
