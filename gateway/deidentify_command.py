@@ -54,7 +54,7 @@ def deidentify_command(
     except OSError as problem:
         typer.echo(f"cannot read or write {problem.filename or 'a file'}: {problem.strerror}", err=True)
         raise typer.Exit(2) from None
-    typer.echo(f"{summary['passed']} de-identified, {len(summary['quarantined'])} quarantined", err=True)
+    typer.echo(f"{summary['passed']} de-identified, {sum(summary['reasons'].values())} quarantined", err=True)
     for reason, count in sorted(summary["reasons"].items()):
         typer.echo(f"  {count} {reason}", err=True)
     raise typer.Exit(0 if summary["passed"] else 1)

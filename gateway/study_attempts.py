@@ -4,6 +4,7 @@ Invariants
 - A row says who is at the study; a row of a run that is gone says that the run died amid it. An orderly stop leaves none in flight.
 - A death counts against no study by itself: kill -9, power and a full machine hit whatever happens to be in flight. A study that was in
   flight at `SUSPECT_DEATHS` deaths is tried alone, in a process that had been up for `CALM_SECONDS` before: only deaths then are its own.
+  Up is it from the end of its start: reading a full spool anew takes longer than that, and kills then come at the same moment each time.
 - With `OWN_DEATHS_MAX` deaths of its own a study is held; a new generation (a person released it, instances came) begins anew.
 """
 
@@ -66,6 +67,10 @@ class StudyAttempts:
         self._database, self._calm_seconds, self._clock = database, calm_seconds, clock
         self._run_id, self._began = uuid.uuid4().hex, clock()
         self._road = _Road()
+
+    def note_started(self) -> None:
+        """The process is up from now on."""
+        self._began = self._clock()
 
     @property
     def is_calm(self) -> bool:

@@ -196,12 +196,15 @@ class Worker:
 
     def start(self) -> None:
         self._index.recover(now=self._app.now())
+        self._attempts.note_started()
         self._runner.start()
         for thread in self._threads:
             thread.start()
         self._ahead.start()
         if self._app.settings.jobs.ahead:
             self._deidentify_ahead.start()
+        # The engine takes up what was cut short as it starts; with much of that it starts slowly.
+        self._attempts.note_started()
 
     def stop(self) -> None:
         self._stopping.set()

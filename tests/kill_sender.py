@@ -1,7 +1,8 @@
 """A hospital's sender as a process of its own: small studies over one association, and each acknowledgement on its disk before the next.
 
-As a program, `python -m tests.kill_sender NUMBER PORT LEDGER STOP`: sends until the file STOP exists, then finishes the study it is at.
-What was not acknowledged is sent again, as an archive does; a ledger line says which instance was, and which bytes.
+As a program, `python -m tests.kill_sender NUMBER PORT LEDGER STOP ALLOWED`: sends until the file STOP exists, then finishes the study it is
+at, and before that no more instances than the file ALLOWED says. What was not acknowledged is sent again, as an archive does; a ledger line
+says which instance was, and which bytes.
 """
 
 from __future__ import annotations
@@ -28,15 +29,19 @@ class Lost(Exception):
     """The association is gone; what was on its way may or may not have arrived."""
 
 
-def send_studies(sender: int, port: int, ledger: Path, stop: Path) -> None:
+def send_studies(sender: int, port: int, ledger: Path, stop: Path, allowed: Path) -> None:
     """See the module."""
     connection: socket.socket | None = None
+    sent = 0
     with ledger.open("a") as acknowledged:
         number = 0
         while not stop.exists():
             number += 1
             # One patient per sender: later studies have earlier ones as priors.
             for dataset in make_ct_study(INSTANCES_PER_STUDY, 32, 32, number=sender * 10_000 + number, seed=sender * 100 + number):
+                while sent >= int(allowed.read_text() or "0") and not stop.exists():
+                    time.sleep(0.05)
+                sent += 1
                 payload = payload_of(dataset)
                 connection = _send(connection, port, dataset.SOPInstanceUID, payload)
                 digest = hashlib.sha256(payload).hexdigest()
@@ -115,4 +120,4 @@ def _status(answer: tuple[int, bytes]) -> int:
 
 
 if __name__ == "__main__":
-    send_studies(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]))
+    send_studies(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]), Path(sys.argv[5]))

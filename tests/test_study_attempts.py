@@ -14,8 +14,9 @@ from compliance.quarantine import QuarantineItem
 from crypto.errors import IntegrityFailure
 from gateway.jobs import PUT_OFF
 from gateway.received import ReceivedState, ReceivedStudy
+from gateway.spool_index import SpoolIndex
 from gateway.study_attempts import CALM_SECONDS, OWN_DEATHS_MAX, SUSPECT_DEATHS, StudyAttempt, StudyAttempts, Turn
-from gateway.worker import Work
+from gateway.worker import Work, Worker
 from tests.builders import make_ct_study
 from tests.gateway_site import GatewaySite, PlainScreener, gateway_site
 
@@ -100,6 +101,33 @@ def test_study_that_kills_its_process_each_time_is_held(site: GatewaySite) -> No
     assert deaths == SUSPECT_DEATHS + OWN_DEATHS_MAX
     assert Process(site).work().archive(pk) == PUT_OFF
     assert _state(site, pk) == ReceivedState.QUARANTINED and _reasons(site, pk) == ["PROCESSING_FAILED"]
+
+
+def test_process_that_was_long_at_its_start_is_not_up(site: GatewaySite) -> None:
+    pk = _received(site)
+    for _ in range(SUSPECT_DEATHS + OWN_DEATHS_MAX + 1):
+        times = [0.0, 200.0, 201.0, 202.0]
+        clock = iter(times)
+        process = Process(site)
+        process.attempts = StudyAttempts(site.app.database, clock=lambda clock=clock: next(clock, 203.0))  # type: ignore[misc]
+        process.attempts.note_started()
+        turn = process.die_amid(pk)
+    assert turn is Turn.LATER
+    row = _row(site, pk)
+    assert row is not None and row.own_deaths == 0 and _state(site, pk) == ReceivedState.COMPLETE
+
+
+def test_worker_is_up_when_all_of_it_has_started(site: GatewaySite, monkeypatch: pytest.MonkeyPatch) -> None:
+    happened: list[str] = []
+    index = SpoolIndex(site.app.database, site.app.spool)
+    worker = Worker(site.app, index)
+    monkeypatch.setattr(index, "recover", lambda **_: happened.append("recover"))
+    monkeypatch.setattr(worker._runner, "start", lambda: happened.append("start"))
+    monkeypatch.setattr(worker._attempts, "note_started", lambda: happened.append("up"))
+    for part in (worker._ahead, worker._deidentify_ahead, *worker._threads):
+        monkeypatch.setattr(part, "start", lambda: happened.append("part"))
+    worker.start()
+    assert happened[:3] == ["recover", "up", "start"] and happened[-1] == "up" and "part" in happened
 
 
 def test_orderly_stop_is_no_death(site: GatewaySite) -> None:

@@ -3,6 +3,9 @@
 Sometimes one process is the whole site, sometimes receiver and worker are processes of their own and one or both are killed; mostly within
 half a second of being up, sometimes amid the start, sometimes well into the work. READGATE_KILLS sets how often (default 100; the torture
 run kills 1,000 times).
+
+Senders send so many instances for each kill and no more, and now and then the site is left alone for some seconds: else studies pile
+up by the thousand while nobody gets on with them, each start reads all of them again, and the last of a thousand kills takes minutes.
 """
 
 from __future__ import annotations
@@ -42,6 +45,8 @@ _SENDERS = 4
 _QUIET_SECONDS = 0.8
 _SETTLE_SECONDS = 240.0
 _KILLS_PER_LAYOUT = 12
+_INSTANCES_PER_KILL = 2
+_ALONE_SECONDS = 4.0
 _FINISHED = {ReceivedState.AVAILABLE, ReceivedState.QUARANTINED}
 
 
@@ -77,11 +82,13 @@ def _run_and_kill(top: Path, kills: int, rng: random.Random) -> list[tuple[str, 
     with socket.create_server(("127.0.0.1", 0)) as reserved:
         port = reserved.getsockname()[1]
     whole, stop = SiteProcess(top / "data", top / "log", plaintext_port=port, quiet_seconds=_QUIET_SECONDS), top / "stop"
+    allowed = top / "allowed"
+    _allow(allowed, 1)
     whole.start()
     whole.wait_ready()
     ledgers = [top / f"ledger-{number}" for number in range(_SENDERS)]
     senders = [
-        subprocess.Popen([sys.executable, "-m", "tests.kill_sender", str(number + 1), str(port), str(ledger), str(stop)])
+        subprocess.Popen([sys.executable, "-m", "tests.kill_sender", str(number + 1), str(port), str(ledger), str(stop), str(allowed)])
         for number, ledger in enumerate(ledgers)
     ]
     nursery = SiteNursery(top / "data", top / "log")
@@ -90,7 +97,7 @@ def _run_and_kill(top: Path, kills: int, rng: random.Random) -> list[tuple[str, 
         time.sleep(1.0)
         whole.kill()
         began = time.monotonic()
-        _kill_again_and_again(nursery, running, port, kills - 1, rng)
+        _kill_again_and_again(nursery, running, port, kills - 1, rng, allowed)
         print(f"{60 * (kills - 1) / (time.monotonic() - began):.0f} kills a minute")
         whole.start()
         whole.wait_ready()
@@ -114,17 +121,36 @@ def _run_and_kill(top: Path, kills: int, rng: random.Random) -> list[tuple[str, 
     return [(study, instance, digest) for study, instance, digest in lines]
 
 
-def _kill_again_and_again(nursery: SiteNursery, running: dict[str, SiteFork], port: int, kills: int, rng: random.Random) -> None:
+def _allow(allowed: Path, kills: int) -> None:
+    """Senders may have sent what belongs to so many kills."""
+    next_one = allowed.with_name("allowed-next")
+    next_one.write_text(str(_INSTANCES_PER_KILL * kills))
+    next_one.replace(allowed)
+
+
+def _kill_again_and_again(
+    nursery: SiteNursery, running: dict[str, SiteFork], port: int, kills: int, rng: random.Random, allowed: Path
+) -> None:
     layout: tuple[str, ...] = ("all",)
+
+    def start() -> None:
+        for role in layout:
+            if role not in running:
+                running[role] = nursery.start({"role": role, "plaintext_port": port})
+
     for number in range(kills):
+        _allow(allowed, number + 2)
         if number % _KILLS_PER_LAYOUT == 0:
+            if number:
+                start()
+                for fork in running.values():
+                    fork.wait_ready()
+                time.sleep(_ALONE_SECONDS)
             for fork in running.values():
                 fork.kill()
             running.clear()
             layout = rng.choice([("all",), ("receiver", "worker")])
-        for role in layout:
-            if role not in running:
-                running[role] = nursery.start({"role": role, "plaintext_port": port})
+        start()
         # Mostly as soon as it works, sometimes amid the start with its recovery, sometimes well into the work.
         moment = rng.random()
         if moment < 0.85:
