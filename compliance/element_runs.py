@@ -15,7 +15,16 @@ import struct
 from bisect import bisect_left
 from collections.abc import Iterable
 
-from compliance.dataset_bytes import ELEMENTS_BYTES_MIN, PIXEL_TAGS, Element, Encoding, element_at, require_few
+from compliance.dataset_bytes import (
+    ELEMENTS_BYTES_MIN,
+    ELEMENTS_MAX,
+    EXPLICIT_LITTLE,
+    PIXEL_TAGS,
+    Element,
+    Encoding,
+    element_at,
+    require_few,
+)
 from crypto.errors import RefusedContent
 
 #: From here on overlays, curves and pixel data: never in a run.
@@ -28,6 +37,8 @@ _PIXEL_HEADS = frozenset(struct.pack(order + "HH", tag >> 16, tag & 0xFFFF) for 
 _KEPT_BYTES_MAX = 1 << 21
 _VARYING_MAX = 20_000
 _OF_RUNS_MAX = 5_000
+_SHORT_HEADER_BYTES = 8
+_new = tuple.__new__
 
 
 class Run:
@@ -55,6 +66,8 @@ class RunParser:
         self._borders = sorted(self._alone)
         self._runs: dict[bytes, Run] = {}
         self._varying: set[int] = set()
+        #: (tag, VR, length of value) of elements that always stand alone, by their header of eight bytes.
+        self._heads: dict[bytes, tuple[int, str, int]] = {}
         self._kept_bytes = 0
         #: Whether the last dataset was read up to its pixel data and not to its end.
         self.met_pixels = False
@@ -65,9 +78,19 @@ class RunParser:
         fresh: list[Element] = []
         self.met_pixels = False
         runs, varying, alone, encoding, pos, end = self._runs, self._varying, self._alone, self.encoding, 0, len(buf)
+        heads = self._heads
         while pos < end:
-            if end - pos > ELEMENTS_BYTES_MIN:
+            if len(found) + len(fresh) > ELEMENTS_MAX and end - pos > ELEMENTS_BYTES_MIN:
                 require_few(len(found) + len(fresh))
+            met = heads.get(buf[pos : pos + 8])
+            if met is not None and pos + 8 + met[2] <= end:
+                if fresh:
+                    found.append(self._learned(buf, fresh))
+                    fresh = []
+                stop = pos + 8 + met[2]
+                found.append(_new(Element, (met[0], met[1], pos, pos + 8, stop, stop, False)))
+                pos = stop
+                continue
             head = buf[pos : pos + 4]
             run = runs.get(head)
             if run is None and before_pixels and head in _PIXEL_HEADS:
@@ -91,12 +114,21 @@ class RunParser:
                 fresh = []
             if is_alone:
                 found.append(element)
+                self._note_head(buf, element)
             else:
                 fresh.append(element)
             pos = element[5]
         if fresh:
             found.append(self._learned(buf, fresh))
         return found
+
+    def _note_head(self, buf: bytes, element: Element) -> None:
+        """An element that stands alone is known by its header from now on, where that says all there is to say of it."""
+        tag, vr, start, value, end, _, undefined = element
+        if self.encoding == EXPLICIT_LITTLE and value - start == _SHORT_HEADER_BYTES and not undefined and tag < _ALONE_FROM:
+            if len(self._heads) > _OF_RUNS_MAX:
+                self._heads.clear()
+            self._heads[buf[start:value]] = tag, vr, end - value
 
     def _continues(self, fresh: list[Element], element: Element) -> bool:
         last, tag = fresh[-1].tag, element.tag
@@ -113,6 +145,7 @@ class RunParser:
         if self._kept_bytes > _KEPT_BYTES_MAX or len(self._varying) > _VARYING_MAX:
             self._runs.clear()
             self._varying.clear()
+            self._heads.clear()
             self._kept_bytes = 0
         self._keep(run)
         return run, start

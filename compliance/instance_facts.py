@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cache, cached_property, lru_cache
 
 from compliance.dataset_bytes import PIXEL_TAGS, Element
@@ -12,6 +12,8 @@ from compliance.transcode import PixelDescription
 from crypto.errors import RefusedContent
 
 _RUNS_MAX = 5_000
+#: From here on overlays and pixel data.
+_GRAPHICS = 0x60000000
 _SHORT_BYTES_MAX = 64
 #: Besides its class of risk.
 _ASKED = frozenset(
@@ -46,11 +48,13 @@ class InstanceFacts:
         wanted = _wanted_tags()
         for part in parts:
             if isinstance(part, Element):
-                if part.tag in PIXEL_TAGS:
-                    pixels.append(part)
-                elif part.tag in wanted:
-                    self._known[part.tag] = _fact(payload, part)
-                self.has_graphics = self.has_graphics or part.tag >> 24 == 0x60
+                tag = part[0]
+                if tag in wanted:
+                    self._known[tag] = _fact(payload, part)
+                elif tag >= _GRAPHICS:
+                    if tag in PIXEL_TAGS:
+                        pixels.append(part)
+                    self.has_graphics = self.has_graphics or tag >> 24 == 0x60
                 continue
             known = of_runs.get(part[0])
             if known is None:
@@ -67,11 +71,10 @@ class InstanceFacts:
     def __contains__(self, tag: int) -> bool:
         return tag in self._known
 
-    def raw(self, tags: Iterable[int]) -> Iterator[bytes | None]:
+    def raw(self, tags: Iterable[int]) -> list[bytes | None]:
         """The bytes of these elements, None where one is not there."""
-        for tag in tags:
-            fact = self._known.get(tag)
-            yield None if fact is None else fact[0]
+        known = self._known
+        return [known[tag][0] if tag in known else None for tag in tags]
 
     def value(self, tag: int) -> bytes | None:
         fact = self._known.get(tag)

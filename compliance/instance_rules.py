@@ -17,6 +17,8 @@ from compliance.element_runs import Part, Run
 from compliance.identified import Pseudonymity
 
 _RUNS_MAX = 5_000
+#: Behind the last element of a private group that may name a creator.
+_CREATORS_END = 0x100
 
 
 class Piece(NamedTuple):
@@ -46,31 +48,38 @@ class InstanceRewriter:
 
     def instance(self, buf: bytes, parts: list[Part], context: Context) -> list[Piece]:
         """What is written of the parts of a whole dataset, in tag order. Raises RefusedContent."""
-        if not _ascend(parts):
-            written, model = self._rewriter.dataset(buf, elements(buf, 0, len(buf), context.encoding), context)
-            return [Piece(tag, out, {(key := f"{tag:08X}"): model[key]}) for tag, out in written]
         runs: dict[Run, _WrittenRun] = self._memo.setdefault(("runs", context), {})
         pieces: list[Piece] = []
         alone: list[Element] = []
         private: list[Part] = []
+        found: list[Run] = []
+        last = -1
         for part in parts:
             if isinstance(part, Element):
-                if part.tag & 0x00010000:
+                first = after = part[0]
+                if first & 0x00010000:
                     private.append(part)
                 else:
                     alone.append(part)
-                continue
-            run = part[0]
-            if run.first & 0x00010000:
-                private.append(part)
-                continue
+            else:
+                run = part[0]
+                first, after = run.first, run.last
+                if first & 0x00010000:
+                    private.append(part)
+                else:
+                    found.append(run)
+            if first <= last:
+                return self._one_by_one(buf, context)
+            last = after
+        counts = self._rewriter.counts
+        for run in found:
             result = runs.get(run)
             if result is None:
                 if len(runs) > _RUNS_MAX:
                     runs.clear()
                 result = runs[run] = self._run(run, context)
             for action, count in result.counts:
-                self._rewriter.counts[action] += count
+                counts[action] += count
             pieces.append(result.piece)
         if private:
             alone += self._private_of(buf, private, context)
@@ -79,13 +88,18 @@ class InstanceRewriter:
         pieces.sort(key=itemgetter(0))
         return pieces
 
+    def _one_by_one(self, buf: bytes, context: Context) -> list[Piece]:
+        """As `instance`, of elements in any order."""
+        written, model = self._rewriter.dataset(buf, elements(buf, 0, len(buf), context.encoding), context)
+        return [Piece(tag, out, {(key := f"{tag:08X}"): model[key]}) for tag, out in written]
+
     def _private_of(self, buf: bytes, private: list[Part], context: Context) -> list[Element]:
         """The private elements of these parts, none where no creator of any is safe: then all are counted as removed."""
         known: dict[Run, bool] = self._memo.setdefault("runs with safe creators", {})
         is_safe = False
         for part in private:
             if isinstance(part, Element):
-                is_safe = is_safe or is_safe_creator(buf, part)
+                is_safe = is_safe or (part[0] & 0xFFFF < _CREATORS_END and is_safe_creator(buf, part))
                 continue
             run = part[0]
             names_safe = known.get(run)
@@ -109,13 +123,3 @@ class InstanceRewriter:
         with self._rewriter.counting() as counts:
             written, model = self._rewriter.dataset(run.raw, run.elements, context)
         return _WrittenRun(Piece(run.first, b"".join(out for _, out in written), model), tuple(counts.items()))
-
-
-def _ascend(parts: list[Part]) -> bool:
-    last = -1
-    for part in parts:
-        first, after = (part.tag, part.tag) if isinstance(part, Element) else (part[0].first, part[0].last)
-        if first <= last:
-            return False
-        last = after
-    return True

@@ -72,6 +72,8 @@ class DeidentifyRun:
         limits: FileLimits | None = None,
     ) -> None:
         self._profile = profile
+        # For the report; read before the first file rather than behind the last.
+        self._table_edition = load_table().edition
         studies = self._studies = FileStudies(secret)
         self._passes: Passes
         #: The process that reads what is in the files.
@@ -132,7 +134,7 @@ class DeidentifyRun:
         return {
             "format": REPORT_FORMAT,
             "profile": {"name": self._profile.name, "options": sorted(self._profile.options)},
-            "table_edition": load_table().edition,
+            "table_edition": self._table_edition,
             "passed": outcome.passed,
             "quarantined": outcome.quarantined,
             **({"quarantined_unlisted": unlisted} if unlisted else {}),

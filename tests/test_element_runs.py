@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from pydicom import Dataset
 from pydicom.sequence import Sequence
 
-from compliance.dataset_bytes import EXPLICIT_LITTLE, Element, elements, encoding_of
+from compliance import element_runs
+from compliance.dataset_bytes import EXPLICIT_LITTLE, Element, Encoding, elements, encode_element, encoding_of
 from compliance.deid_profile import TELEREAD, DeidProfile, Option
 from compliance.deidentify import deidentify
 from compliance.element_runs import HeaderValues, Part, RunParser
@@ -264,3 +265,42 @@ def test_pixels_behind_the_payload_are_scanned_as_if_they_stood_in_it() -> None:
     for head, behind in ((b"", clean), (header[:8], header[8:] + clean), (header, clean + b"\0\0"), (text, clean)):
         with pytest.raises(RefusedContent, match="TABLE_NOT_HELD"):
             ResidualScan(under).check(head, behind)
+
+
+def test_what_varies_is_known_by_its_header_and_is_what_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    payloads = [payload_of(one) for one in make_ct_study(6)]
+    parser, asked = RunParser(EXPLICIT_LITTLE), []
+    real = element_runs.element_at
+
+    def counted(buf: bytes, pos: int, end: int, encoding: Encoding) -> Element:
+        asked.append(pos)
+        return real(buf, pos, end, encoding)
+
+    monkeypatch.setattr(element_runs, "element_at", counted)
+    counts = []
+    for payload in payloads:
+        before = len(asked)
+        found = flattened(parser.parts(payload), payload)
+        counts.append(len(asked) - before)
+        assert found == [(one.tag, one.vr, payload[one.start : one.stop]) for one in elements(payload, 0, len(payload), EXPLICIT_LITTLE)]
+        varying = sum(isinstance(part, Element) for part in parser.parts(payload))
+    # Pixel data, and what changes its length.
+    assert counts[0] > 40 and counts[-1] < varying, counts
+
+
+@pytest.mark.parametrize("cut", range(1, 12))
+def test_a_header_that_was_met_is_refused_where_its_value_is_cut(cut: int) -> None:
+    one, two = (encode_element(0x00080060, "CS", b"CT") + encode_element(0x00200013, "IS", value) for value in (b"10", b"11"))
+    parser = RunParser(EXPLICIT_LITTLE)
+    for payload in (one, two, one):
+        assert len(flattened(parser.parts(payload), payload)) == 2
+    torn = two[:-cut]
+    try:
+        alone: object = [(one.tag, one.vr, torn[one.start : one.stop]) for one in elements(torn, 0, len(torn), EXPLICIT_LITTLE)]
+    except RefusedContent as refused:
+        alone = refused.reason_code, refused.detail, refused.tag
+    try:
+        found: object = flattened(parser.parts(torn), torn)
+    except RefusedContent as refused:
+        found = refused.reason_code, refused.detail, refused.tag
+    assert found == alone
