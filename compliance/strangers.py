@@ -30,9 +30,9 @@ _FAMILY_ENDING = re.compile(
 )  # fmt: skip
 #: What a surname before it names: a disease, a sign, a score.
 _EPONYM_BEHIND = re.compile(
-    r"(?:['\u2019]?s)?(?:[-\u2013][^\W\d_]+)*(?:['\u2019]?s)?[ ,]+(?:(?:type|grade|null|optic|muscular|corneal|cell)[ ])?(?:syndromes?|syndroms?|diseases?|signs?|palsy|paralysis|dystroph(?:y|ie)|contracture|phenomen(?:on|a)|"
-    r"classification|klassifikation|scores?|scale|criteria|anomaly|anomalie|deformity|psychosis|impetigo|kidney|membrane|blood group|null|mutation|anemia|anaemia|tumou?rs?|lymphomas?|"
-    r"nephritis|encephalopathy|hepatitis|krankheit|zeichen|erkrankung)(?!\w)"
+    r"(?:['\u2019]?s)?(?:[-\u2013][^\W\d_]+)*(?:['\u2019]?s)?[ ,]+(?:(?:type|grade|optic|muscular|corneal|cell) )?(?:syndromes?|syndroms?|diseases?|signs?|palsy|paralysis|dystroph(?:y|ie)|contracture|phenomen(?:on|a)|"
+    r"classification|klassifikation|scores?|scale|criteria|anomaly|anomalie|deformity|krankheit|zeichen)(?!\w)|"
+    r"['\u2019]s (?:psychosis|impetigo|kidney|membrane|tumou?r|lymphoma|nephritis|encephalopathy|hepatitis|an(?:a)?emia|spots?|edema|oedema|pneumonia|stomatitis|hyperlipoproteinemia)(?!\w)"
 )
 _EPONYM_BEFORE = re.compile(
     r"(?:morbus|(?:maladie|syndrome|signe|sindrome|enfermedad|malattia|doenca|morbo|sindroma|mal|choroba|ziekte|syndroom)(?:\s+(?:de|du|des|di|da|do|d'|la|van|von|l'))*)\s+$"
@@ -58,10 +58,12 @@ def looks_like_a_person(text: str, removed: list[tuple[int, int]]) -> bool:
     has_capitals = any(map(str.isupper, text))
     is_title_case = all(word.is_capital for word in words)
     for index, word in enumerate(words):
-        if len(word.folded) < 3 or not (word.is_capital or not has_capitals) or _is_eponym(word, text):
+        if len(word.folded) < 3 or not (word.is_capital or not has_capitals):
             continue
         following = words[index + 1] if index + 1 < len(words) and _beside(word, words[index + 1], text) else None
-        if _is_frequent_name(word, following, text) or (word.is_titled and _is_written_as_a_name(word, following, text, is_title_case)):
+        is_name = _is_frequent_name(word, following, text)
+        is_name = is_name or (word.is_titled and _is_written_as_a_name(word, following, text, is_title_case))
+        if is_name and not _is_eponym(word, text):
             return True
     return any(_is_pair(one, two, text) for one, two in itertools.pairwise(words))
 

@@ -21,6 +21,7 @@ STRANGERS = [
     "Befund an Zorvathine gefaxt", "vu avec Zorvathine", "demandé par Zorvathine", "patiente Zorvathine agitée", "paciente Zorvathine inquieto", "solicitado por Zorvathine", "Sr. Zorvathine atendido",
     "paziente Zorvathine agitato", "richiesto da Zorvathine", "discutido com Zorvathine", "besproken met Zorvathine", "aangevraagd door Zorvathine", "konsultowano z Zorvathine",
     "skierowany przez Zorvathine", "Pan Zorvathine badany", "remitterad av Zorvathine", "Fru Zorvathine har smärta", "ct head aschauer", "CT HEAD VENDITTI",
+    "CT Venditti Kidney", "MRI Venditti tumor follow-up",
     "Clark", "Konstantinopoulos", "ЗАХАРЧЕНКО КТ", "Hausarzt Zorvathine", "brother Thi Nguyen",
 ]  # fmt: skip
 NOBODY = [
