@@ -29,7 +29,7 @@ from compliance.identified import DeidentifiedDataset
 from crypto.errors import ReadgateError, RefusedContent
 from crypto.vault import SealedObject
 from gateway.application import Application
-from gateway.archiving import batches, study_key_of
+from gateway.archiving import archive_some, batches, study_key_of
 from gateway.grown_identity import Output
 from gateway.jobs import ProcessStopping
 from gateway.pixel_screening import ConfinedDeidentifier, PixelScreener
@@ -205,6 +205,11 @@ class DeidentifyAhead:
             return 0
         if not is_quiet and sum(row.payload_bytes for row in waiting) < BYTES_MIN:
             return 0
+        if is_quiet and study.state == ReceivedState.RECEIVING:
+            # Within the quiet time the rest of the originals moves too, be it never so little: else the job would have to wait for that.
+            archive_some(app, pk)
+            with app.database.reading() as session:
+                rows = distinct_instances(session, pk)
         study_key = study_key_of(app, pk)
         if not begun.reading.is_start_of(rows):
             begun.reading = StudyReading()

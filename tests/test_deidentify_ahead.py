@@ -23,7 +23,7 @@ from gateway import deidentify_ahead, processing
 from gateway.archiving import archive_originals
 from gateway.deidentify_ahead import DeidentifyAhead
 from gateway.processing import Maker, deidentify_study
-from gateway.received import ReceivedInstance, ReceivedState, ReceivedStudy
+from gateway.received import ReceivedInstance, ReceivedState, ReceivedStudy, distinct_instances
 from gateway.study_holds import Refusal
 from gateway.study_registration import register_study
 from gateway.unsettled_packs import OwnPacks, UnsettledPack, reclaim_packs
@@ -256,6 +256,16 @@ def test_what_is_refused_ahead_is_the_jobs_to_say(site: GatewaySite) -> None:
     with counting() as made:
         assert len(rows_of(site, process(site, pk, ahead))) == 3
     assert made == [first]
+
+
+def test_the_rest_of_the_originals_moves_within_the_quiet_time(site: GatewaySite) -> None:
+    ahead = begin(site)
+    pk = receiving(site, make_ct_study(instances=2, number=880))
+    assert ahead.look() == 2
+    with site.app.database.reading() as session:
+        rows = distinct_instances(session, pk)
+    assert len(rows) == 2 and all(row.pack_name for row in rows)
+    assert not archive_originals(site.app, pk), "nothing is left for the job"
 
 
 def test_study_that_still_comes_in_fast_is_taken_in_larger_pieces(site: GatewaySite) -> None:
