@@ -136,6 +136,36 @@ def test_what_came_too_early_is_kept_when_the_rest_is_forgotten(wire: tuple[sock
     assert read(reader) == (1, 2, b"later")
 
 
+def test_pause_between_messages_ends_with_the_first_bytes_or_after_a_moment(wire: tuple[socket.socket, PduReader]) -> None:
+    theirs, reader = wire
+    began = time.monotonic()
+    assert not reader.read_soon()
+    assert 0.05 < time.monotonic() - began < 1
+    theirs.sendall(pdu(4, pdv(1, 0, b"one")) + pdu(4, pdv(1, 2, b"two")))
+    assert reader.read_soon() and reader.is_ahead
+    assert [read(reader), read(reader)] == [(1, 0, b"one"), (1, 2, b"two")]
+    theirs.close()
+    with pytest.raises(ConnectionLost):
+        reader.read_soon()
+
+
+def test_kept_fragments_are_one_piece_and_what_is_not_kept_is_not_in_it(wire: tuple[socket.socket, PduReader]) -> None:
+    theirs, reader = wire
+    theirs.sendall(
+        pdu(4, pdv(1, 3, b"command") + pdv(1, 0, b"one ") + pdv(1, 0, b"")) + pdu(4, pdv(1, 2, b"two")) + pdu(4, pdv(3, 2, b"x"))
+    )
+    assert read(reader)[2] == b"command"
+    assert reader.kept() == []
+    for _ in range(3):
+        reader.read_fragment(soon())
+        reader.keep()
+    assert [bytes(part) for part in reader.kept()] == [b"one two"]
+    # What came ahead is where it was.
+    assert read(reader) == (3, 2, b"x")
+    reader.forget()
+    assert reader.kept() == []
+
+
 @given(
     st.lists(
         st.lists(st.tuples(st.sampled_from([1, 3]), st.sampled_from([0, 2]), st.binary(max_size=40)), min_size=1, max_size=4), max_size=6
