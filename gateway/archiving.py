@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlmodel import Session, col, or_, update
+from sqlmodel import Session, col, or_, select, update
 
 from crypto.errors import NotFound
 from crypto.keys import StudyKey
@@ -36,6 +36,7 @@ CLAIM_TIME = timedelta(minutes=2)
 #: What a batch usually takes: the study's job waits so long for who is ahead of it, and then goes on beside it.
 _WAIT_SECONDS = 5.0
 _POLL_SECONDS = 0.1
+_ROWS_PER_QUERY = 500
 
 
 def archive_originals(app: Application, received_study_pk: int) -> int:
@@ -161,16 +162,26 @@ def _archive(app: Application, study_key: StudyKey, received_study_pk: int, batc
     sealed = seal_unsettled(app, study_key, [(uuid.uuid4().hex, payload) for _, payload in items])
     with app.database.transaction() as session:
         locked_received_study(session, received_study_pk)
-        used = [place for (row, _), place in zip(items, sealed, strict=True) if _is_written(session, row, place)]
+        now = _as_they_stand(session, [row for row, _ in items])
+        used = [place for (row, _), place in zip(items, sealed, strict=True) if _is_written(session, now.get(row.instance_pk), place)]
         settle_packs(session, used)
         named = {place.pack_name for place in used}
         condemn_packs(session, [place for place in sealed if place.pack_name not in named])
     return len(used)
 
 
-def _is_written(session: Session, row: ReceivedInstance, place: SealedObject) -> bool:
+def _as_they_stand(session: Session, rows: Sequence[ReceivedInstance]) -> dict[int | None, ReceivedInstance]:
+    """The same rows, read now; together, because each question of its own would write the row before it first."""
+    found: dict[int | None, ReceivedInstance] = {}
+    for start in range(0, len(rows), _ROWS_PER_QUERY):
+        keys = [row.instance_pk for row in rows[start : start + _ROWS_PER_QUERY]]
+        standing = session.exec(select(ReceivedInstance).where(col(ReceivedInstance.instance_pk).in_(keys))).all()
+        found.update((row.instance_pk, row) for row in standing)
+    return found
+
+
+def _is_written(session: Session, kept: ReceivedInstance | None, place: SealedObject) -> bool:
     """Whether the row says from now on that it lies there; not where it lies somewhere already."""
-    kept = session.get(ReceivedInstance, row.instance_pk)
     if kept is None or kept.pack_name is not None:
         return False
     kept.object_id, kept.pack_name = place.object_id, place.pack_name

@@ -8,6 +8,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+from sqlalchemy import event
 from sqlmodel import select
 
 from crypto.errors import NotFound, TemporarilyUnable
@@ -162,3 +163,23 @@ def test_instance_that_lies_nowhere_is_not_passed_over(tmp_path: Path) -> None:
             site.app.spool.remove_segment(segment_id)
         with pytest.raises(NotFound):
             archiving.archive_originals(site.app, pk)
+
+
+def test_rows_of_a_batch_are_asked_for_together(tmp_path: Path) -> None:
+    """As many questions for nine originals as for three."""
+    counts = []
+    with gateway_site(tmp_path / "site") as site:
+        for number, instances in ((91, 3), (92, 9)):
+            pk = site.receive(make_ct_study(instances=instances, number=number))
+            seen: list[str] = []
+
+            def note(_c: object, _u: object, statement: str, *_: object, seen: list[str] = seen) -> None:
+                seen.append(statement)
+
+            event.listen(site.app.database.engine, "before_cursor_execute", note)
+            try:
+                assert archiving.archive_originals(site.app, pk) == instances
+            finally:
+                event.remove(site.app.database.engine, "before_cursor_execute", note)
+            counts.append(len([one for one in seen if one.startswith("SELECT")]))
+    assert counts[0] == counts[1], counts
