@@ -46,6 +46,7 @@ DETAILS = (
         a directory of files is no instance of a study
         a face could be reconstructed and cannot be removed here
         a frame without bytes
+        more frames than are counted
         a name or place of the study is left in text
         a number or day of the study is left in text
         a page of it is larger than a page may be
