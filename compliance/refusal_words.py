@@ -46,7 +46,6 @@ DETAILS = (
         a directory of files is no instance of a study
         a face could be reconstructed and cannot be removed here
         a frame without bytes
-        more frames than are counted
         a name or place of the study is left in text
         a number or day of the study is left in text
         a page of it is larger than a page may be
@@ -93,6 +92,7 @@ DETAILS = (
         more than 65534 bytes in a short form element
         more than a native element can hold
         more elements than a dataset has
+        more frames than are counted
         more frames with edges of their own than are read
         more frames with strokes of their own than are read
         more than one pixel data element
