@@ -58,6 +58,7 @@ STRANDED_SECONDS = 5.0
 RECLAIM_SECONDS = 300.0
 #: How often is looked whether a study is complete while any is coming in.
 EXPECTING_SECONDS = 0.1
+_Screener = PixelScreener | ConfinedDeidentifier
 
 
 class StoppableDeidentifier:
@@ -83,13 +84,7 @@ class StoppableDeidentifier:
 class Work:
     """The study jobs over one application (gateway/jobs.py StudyWork)."""
 
-    def __init__(
-        self,
-        app: Application,
-        screener: PixelScreener | ConfinedDeidentifier,
-        attempts: StudyAttempts,
-        ahead: DeidentifyAhead | None = None,
-    ) -> None:
+    def __init__(self, app: Application, screener: _Screener, attempts: StudyAttempts, ahead: DeidentifyAhead | None = None) -> None:
         self._app, self._screener, self._attempts, self._ahead = app, screener, attempts, ahead
 
     def archive(self, received_study_pk: int) -> int:
