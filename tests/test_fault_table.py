@@ -155,7 +155,7 @@ def test_table_has_every_kind_of_effect() -> None:
     assert len(effects()) > 90
 
 
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(20_000)
 @pytest.mark.parametrize(("persisted", "code", "part"), FAULTS)
 def test_every_effect_fails_once(tmp_path: Path, persisted: bool, code: int, part: tuple[int, int]) -> None:
     def faults_of(number: int) -> Faults:
@@ -166,7 +166,7 @@ def test_every_effect_fails_once(tmp_path: Path, persisted: bool, code: int, par
     _hold(tmp_path, part, faults_of)
 
 
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(20_000)
 @pytest.mark.parametrize("part", [_LAST_THIRD, _WHOLE])
 def test_power_is_lost_before_every_effect(tmp_path: Path, part: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the files only what was synced is there afterwards; of the database what was committed."""
