@@ -245,7 +245,8 @@ class ReceiveWindow:
     def view(self) -> memoryview:
         """The whole window."""
         if self._view is None:
-            self._mapping = mmap.mmap(-1, self._length)
+            # Private: of a shared mapping, which is the default, MADV_DONTNEED keeps the pages and what is in them.
+            self._mapping = mmap.mmap(-1, self._length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             self._view = memoryview(self._mapping)
         self._is_touched = True
         return self._view

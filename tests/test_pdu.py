@@ -28,7 +28,7 @@ from crypto.errors import (
 from gateway import dimse_responses as dimse
 from gateway.dicom_transport import ConnectionLost, DeadlinePassed, PlainTransport
 from gateway.dimse_commands import parse_command
-from gateway.pdu import PDU_BYTES_MAX, MessageInterrupted, PduReader, PduType, ProtocolViolation
+from gateway.pdu import PDU_BYTES_MAX, MessageInterrupted, PduReader, PduType, ProtocolViolation, ReceiveWindow
 from tests.dicom_peers import CT, associate_rq, c_store_rq, pdu, pdv
 
 
@@ -304,3 +304,11 @@ def test_error_comments_fit_their_element(comment: str) -> None:
 )
 def test_every_class_of_error_has_a_status(error: Exception, status: int) -> None:
     assert dimse.status_of_error(error) == status
+
+
+def test_window_that_is_given_back_holds_nothing_of_what_came() -> None:
+    window = ReceiveWindow(1 << 20)
+    window.view[5000:5008] = b"DOE^JANE"
+    window.relax()
+    assert bytes(window.view[5000:5008]) == bytes(8)
+    window.close()
