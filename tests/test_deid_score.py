@@ -22,7 +22,7 @@ from bench.deid_score.persona import ALPHABETS, draw
 from bench.deid_score.report import gate, printed, summary_of
 from bench.deid_score.scoring import Score, score
 from bench.deid_score.seeded_set import SeededSet, SetSize, seed
-from bench.deid_score.structure import StructureCheck
+from bench.deid_score.structure import StructureCheck, complaint_of
 from bench.deid_score.table import TELEREAD, rows
 from bench.deid_score.tools import Result, run_readgate
 from bench.deid_score.verdict import Links, Verdict, judge
@@ -120,6 +120,12 @@ def test_an_element_without_a_value_is_kept_where_it_stays_without_one() -> None
             dcmwrite(path := Path(folder) / "out.dcm", dataset, enforce_file_format=False)
             judge(carrier, path, verdict := Verdict(), Links(), TELEREAD)
         assert (verdict.to_keep["values"], verdict.kept["values"]) == (1, int(is_kept))
+
+
+def test_one_complaint_about_two_uids_is_one_complaint() -> None:
+    said = "Error - Referenced SOP Instance is not listed but have IMAGE ReferencedSOPInstanceUID "
+    assert complaint_of(said + "0") == complaint_of(said + "2.25.171032374417948310368706468046001955997") == said + "UID"
+    assert complaint_of("Error - Missing 12 items") == "Error - Missing 12 items"
 
 
 def test_letters_count_as_left_only_where_they_can_be_read() -> None:

@@ -15,7 +15,8 @@ from pydicom import config, dcmread
 from bench.deid_score.pixels import as_native
 
 _SECONDS_MAX = 60
-_UID = re.compile(r"[0-9]+(\.[0-9]+){2,}")
+#: The second form also has UIDs that are none ("0").
+_UID = re.compile(r"[0-9]+(?:\.[0-9]+){2,}|(?<=InstanceUID )[0-9.]+")
 
 
 class StructureCheck:
@@ -46,9 +47,13 @@ class StructureCheck:
             said = subprocess.run([self.program, str(plain)], capture_output=True, timeout=_SECONDS_MAX, check=False).stderr
         for line in said.decode("latin-1").splitlines():
             if line.startswith("Error"):
-                # Values and positions differ between source and output; the complaint is what counts.
-                found.add(re.sub(r"<[^>]*>(?=.*(?:value|Value))", "<>", _UID.sub("UID", line)))
+                found.add(complaint_of(line))
         return found
+
+
+def complaint_of(line: str) -> str:
+    """What a line of dciodvfy complains of, without values and positions: they differ between source and output."""
+    return re.sub(r"<[^>]*>(?=.*(?:value|Value))", "<>", _UID.sub("UID", line))
 
 
 def _readable_copy(path: Path, folder: Path) -> Path:
