@@ -6,13 +6,18 @@ folder's name is kept or shown.
 
 A file is read to its end before it is taken in, one over the window in pieces: then its header is read, as it is of what an association
 brings, and the rest when it is de-identified. So no file takes more memory than some windows.
+
+A file that cannot be opened or read is the medium's fault, and one file less; whatever else a disk does not do is our own, and ends the
+import.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,7 +26,7 @@ from compliance import audit
 from compliance.hospital import require_hospital
 from compliance.identified import IdentifiedDataset
 from compliance.part10 import instance_of_file, instance_of_head
-from crypto.errors import BadInput, RefusedContent
+from crypto.errors import BadInput, RefusedContent, TemporarilyUnable
 from gateway.application import Application
 from gateway.console import progress
 from gateway.file_sources import regular_files
@@ -50,9 +55,11 @@ class Import:
 def import_files(app: Application, source: Path, hospital_id: str, *, actor: str) -> Import:
     """Every instance under `source` is sealed in the spool and has its row; studies become complete as if they had been sent.
 
-    Raises: BadInput (no such place, nothing in it), NotFound (no such hospital), TemporarilyUnable (no room): what was received before
-    that stays received, and importing again repeats nothing.
+    Raises: BadInput (no such place, nothing in it), NotFound (no such hospital), TemporarilyUnable (no room, a disk of ours that fails):
+    what was received before that stays received, and importing again repeats nothing.
     """
+    # A link that the operator names is meant; below it none is followed.
+    source = source.resolve() if source.is_file() else source
     with app.database.reading() as session:
         require_hospital(session, hospital_id)
     count = sum(1 for _ in regular_files(source))
@@ -86,19 +93,50 @@ def import_files(app: Application, source: Path, hospital_id: str, *, actor: str
 
 def _take(intake: GatewayIntake, association: IntakeSession, path: Path, number: int, bytes_max: int, result: Import) -> None:
     try:
-        with path.open("rb", buffering=0) as file:
+        with _opened(path) as file:
             if os.fstat(file.fileno()).st_size > bytes_max:
                 raise RefusedContent(TOO_LARGE)
-            data = _window(file)
+            data = _read(file)
             if len(data) < WINDOW_BYTES:
                 _take_whole(intake, association, data, number, result)
             else:
                 _take_in_pieces(intake, association, data, file, number, bytes_max, result)
     except RefusedContent as refused:
         result.refused[refused.reason_code] += 1
-    except OSError:
-        # A scratch on the disc: what else is on it is taken in. The spool's own failures have another class.
+    except _Unreadable:
+        # A scratch on the disc: what else is on it is taken in.
         result.refused[UNREADABLE] += 1
+    except OSError:
+        # The next file would meet the same: of a medium of good files none would be taken in, and each be called unreadable.
+        raise TemporarilyUnable("a disk of this site failed; what was received stays, import again later") from None
+
+
+class _Unreadable(Exception):
+    """The medium does not give this file."""
+
+
+@contextmanager
+def _of_the_medium() -> Iterator[None]:
+    try:
+        yield
+    except OSError:
+        raise _Unreadable from None
+
+
+def _opened(path: Path) -> BinaryIO:
+    """The regular file at `path`. It was one as its folder was read; what is a link or a pipe by now is not followed and not waited for."""
+    with _of_the_medium():
+        file = open(path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK))  # noqa: SIM115
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            file.close()
+            raise _Unreadable
+        return file
+
+
+def _read(file: BinaryIO) -> bytes:
+    """See `_window`."""
+    with _of_the_medium():
+        return _window(file)
 
 
 def _take_whole(intake: GatewayIntake, association: IntakeSession, data: bytes, number: int, result: Import) -> None:
@@ -116,7 +154,7 @@ def _take_in_pieces(
         return
     large, total = intake.begin_large_instance(association, _head(instance, number)), len(data)
     large.append([memoryview(instance.payload)])
-    while piece := _window(file):
+    while piece := _read(file):
         total += len(piece)
         if total > bytes_max:
             # It grew while it was read; pieces that nothing names are nobody's.

@@ -15,13 +15,12 @@ from typing import Any
 
 import structlog
 from sqlalchemy import insert
-from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import Session, col, select
 
 from compliance import audit
 from compliance.database import Database
 from compliance.quarantine import hold
-from crypto.errors import IntegrityFailure, NotFound, ReadgateError, TemporarilyUnable
+from crypto.errors import IntegrityFailure, NotFound, TemporarilyUnable
 from crypto.spool import FramePosition, Spool
 from gateway.expected_instances import note_expected_reached
 from gateway.received import ReceivedInstance, ReceivedState, ReceivedStudy
@@ -181,8 +180,8 @@ class SpoolIndex:
                 log.warning("spool_index_waits", instances=len(batch))
                 threading.Event().wait(delay)
                 delay = min(delay * 2, 5.0)
-            except (ReadgateError, SQLAlchemyError) as error:
-                # The thread goes on for the others; these frames are found again by `recover`.
+            except Exception as error:
+                # Whatever it was, the thread goes on for the others; these frames are found again by `recover`.
                 log.error("spool_index_failed", instances=len(batch), error=type(error).__name__)
                 return
 

@@ -21,7 +21,8 @@ import pytest
 from sqlmodel import select
 
 from compliance.part10 import dataset_of_file
-from gateway import file_import
+from crypto.errors import TemporarilyUnable
+from gateway import file_import, intake_limits
 from gateway.file_import import Import, import_files
 from gateway.processing import original_of, study_key_of
 from gateway.received import ReceivedInstance
@@ -146,6 +147,38 @@ def test_a_file_that_cannot_be_read_is_one_file(site: GatewaySite, medium: Path,
     monkeypatch.setattr(file_import, "_window", scratched)
     result = taken(site, medium)
     assert (result.received, result.refused) == (1, {"FILE_UNREADABLE": 1})
+
+
+def test_a_failing_disk_of_ours_is_not_the_mediums_fault(site: GatewaySite, medium: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted as the medium's, a whole medium would be "unreadable", and the import a success."""
+
+    def failed(_path: Path) -> int:
+        raise OSError(errno.EIO, "statvfs of the spool")
+
+    monkeypatch.setattr(intake_limits, "free_bytes", failed)
+    with pytest.raises(TemporarilyUnable):
+        taken(site, medium)
+    monkeypatch.undo()
+    assert taken(site, medium).received == 1
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_a_file_that_is_another_thing_once_it_is_opened_is_one_file(
+    site: GatewaySite, medium: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
+) -> None:
+    """Between the look at its folder and its opening. A pipe would be waited for without end, a link reach out of the medium."""
+    outside = tmp_path / "outside.dcm"
+    outside.write_bytes(part10_of(make_ct_study(1, number=7)[0]))
+    other = medium / "other.dcm"
+    other.symlink_to(outside) if kind == "link" else os.mkfifo(other)
+    monkeypatch.setattr(file_import, "regular_files", lambda _source: iter(sorted(medium.iterdir())))
+    result = taken(site, medium)
+    assert (result.received, result.refused) == (1, {"FILE_UNREADABLE": 1})
+
+
+def test_a_link_that_the_operator_names_is_followed(site: GatewaySite, medium: Path, tmp_path: Path) -> None:
+    (tmp_path / "link.dcm").symlink_to(medium / "good.dcm")
+    assert taken(site, tmp_path / "link.dcm").received == 1
 
 
 def test_a_file_that_grows_over_the_bound_is_refused(site: GatewaySite, medium: Path, monkeypatch: pytest.MonkeyPatch) -> None:

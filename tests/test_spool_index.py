@@ -14,7 +14,8 @@ from sqlmodel import select
 from compliance.database import Database
 from compliance.hospital import Hospital
 from crypto.errors import TemporarilyUnable
-from crypto.spool import FramePosition
+from crypto.spool import FramePosition, Spool
+from gateway import spool_index
 from gateway.received import ReceivedInstance, ReceivedStudy
 from gateway.received_usage import stored_bytes
 from gateway.schema import migrate
@@ -120,3 +121,27 @@ def test_rows_wait_for_more_frames_only_as_long_as_they_come() -> None:
         index._linger()
         waits[name] = round(sum(slept), 6)
     assert waits == {"the last": 0.05, "a stream": 0.6}
+
+
+@pytest.mark.parametrize("kind", [MemoryError, RuntimeError])
+def test_the_thread_outlives_an_error_of_any_kind(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: type[Exception]
+) -> None:
+    """What it had in hand is found again by `recover`; who comes after it has its rows, and who waits is not left waiting."""
+    written: list[list[SpooledFrame]] = []
+
+    def failing_once(_database: Database, batch: list[SpooledFrame]) -> None:
+        written.append(batch)
+        if len(written) == 1:
+            raise kind("value Muster^Erika")
+
+    monkeypatch.setattr(spool_index, "index_frames", failing_once)
+    index = SpoolIndex(cast(Database, None), cast(Spool, None))
+    index.start()
+    for number in range(2):
+        index.add(frame(number))
+        assert index.flush(10)
+    index.stop()
+    assert [one.position.offset for batch in written for one in batch] == [0, 100]
+    said = "".join(capsys.readouterr())
+    assert "spool_index_failed" in said and kind.__name__ in said and "Erika" not in said
