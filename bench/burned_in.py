@@ -1,7 +1,7 @@
 """How many planted names the pixel screening finds, and how often it holds a clean frame.
 
     python -m bench.burned_in [--full] [--names 60] [--clean 20] [--cines 1] [--seed 1] [--width 512,1024,2048] [--corpus DIR]
-                              [--seconds-max 3600] [--threads 1] [--json FILE]
+                              [--seconds-max 3600] [--threads 1] [--part 0/4] [--json FILE]
 
 Planted are names of invented persons, and their numbers and dates, 8 to 20 pixels em size, light, dark and dim, in up to seven fonts,
 straight and turned by 90 and 270 degrees, on black, ultrasound-like speckle, phantoms like anatomy and pages, 512 to 2048 wide, grey (8 or
@@ -12,6 +12,9 @@ A planted text counts as `blanked` when the result is CLEANED and at least 98 % 
 the instance is held and a box lies over it, else as `missed`, also where the instance is held for something else. A text of which a lossy
 codec left nothing to read is counted apart, as `lost_in_coding`. Clean frames carry nothing or clinical marks. With --corpus, files of the
 directory are read as if at risk; whether they hold text is for a person to say.
+
+With --part, frames are planted and clean by turns, and of these pairs this process takes every fourth, say: parts add up to a run of
+several processes, and each by itself is a sample. Cines are read by the first part.
 """
 
 from __future__ import annotations
@@ -161,13 +164,39 @@ def run(detector: TextDetector, *, names: int, clean: int, cines: int, widths: l
         for one in frame.planted:
             one.facts["frame"] = index - 1
         _screen(tally, frame, detector)
-    for number in range(cines):
-        for where in CINES:
-            if time.perf_counter() - started < seconds_max:
-                _screen(tally, make_cine(np.random.default_rng([seed, 99, number]), where), detector)
+    _screen_cines(tally, detector, cines, seed, started + seconds_max)
     for cells in tally.cells.values():
         cells.pop("frame", None)
     return tally
+
+
+def run_part(
+    detector: TextDetector, *, part: int, parts: int, names: int, clean: int, cines: int, widths: list[int], seed: int, seconds_max: float
+) -> Tally:
+    """Of the pairs of a planted and a clean frame every one whose number leaves `part` when divided by `parts`, until there are enough."""
+    tally, started, pair = Tally(), time.perf_counter(), part
+    shares = np.asarray([_FRAMES_PER_WIDTH[width] for width in widths])
+    while (tally.planted < names or tally.clean < clean) and time.perf_counter() - started < seconds_max:
+        for index in (2 * pair, 2 * pair + 1):
+            rng = np.random.default_rng([seed, index])
+            width = int(rng.choice(widths, p=shares / shares.sum()))
+            frame = make_frame(rng, names=0 if index % 2 else NAMES_PER_FRAME[width], width=width)
+            for one in frame.planted:
+                one.facts["frame"] = index
+            _screen(tally, frame, detector)
+        pair += parts
+    if part == 0:
+        _screen_cines(tally, detector, cines, seed, started + seconds_max)
+    for cells in tally.cells.values():
+        cells.pop("frame", None)
+    return tally
+
+
+def _screen_cines(tally: Tally, detector: TextDetector, cines: int, seed: int, until: float) -> None:
+    for number in range(cines):
+        for where in CINES:
+            if time.perf_counter() < until:
+                _screen(tally, make_cine(np.random.default_rng([seed, 99, number]), where), detector)
 
 
 def _screen(tally: Tally, frame: Frame, detector: TextDetector) -> None:
@@ -215,6 +244,7 @@ def main() -> int:
         arguments.add_argument(f"--{name}", type=int, default=value)
     arguments.add_argument("--width", default=",".join(map(str, WIDTHS)))
     arguments.add_argument("--corpus", type=Path)
+    arguments.add_argument("--part", help="0/4: the first of four processes that share a run")
     arguments.add_argument("--json")
     chosen = arguments.parse_args()
     if chosen.full:
@@ -224,15 +254,12 @@ def main() -> int:
         print("The extra 'ocr' is not installed: pip install 'readgate[ocr]'", file=sys.stderr)
         return 2
     widths = [int(width) for width in chosen.width.split(",")]
-    tally = run(
-        detector,
-        names=chosen.names,
-        clean=chosen.clean,
-        cines=chosen.cines,
-        widths=widths,
-        seed=chosen.seed,
-        seconds_max=chosen.seconds_max,
-    )
+    asked: dict[str, Any] = {name: getattr(chosen, name) for name in ("names", "clean", "cines", "seed", "seconds_max")}
+    if chosen.part:
+        part, parts = (int(number) for number in chosen.part.split("/"))
+        tally = run_part(detector, part=part, parts=parts, widths=widths, **asked)
+    else:
+        tally = run(detector, widths=widths, **asked)
     if chosen.corpus:
         for path, result in read_corpus(tally, chosen.corpus, detector):
             if result.outcome != "CLEAN":

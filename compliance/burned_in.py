@@ -32,17 +32,18 @@ from compliance.overlay_planes import clear_embedded_overlays, drop_overlays, ov
 from compliance.pixel_frames import PixelShape, blanked, lossy_block_pixels, pixel_shape, put
 from compliance.pixel_looks import Grey, Look, Picture, looks_again, looks_of, pictures_of
 from compliance.text_detection import DetectedText, TextDetector
+from compliance.text_ground import at_edge, in_noise, on_even_ground
 from compliance.text_windows import glyph_windows
 from crypto.errors import RefusedContent
 
 Outcome = Literal["CLEAN", "CLEANED", "HOLD"]
 Act = Literal["KEEP", "BLANK", "HOLD"]
 
-EDGE_SHARE = 0.12
-"""Consoles print into this share of the height or width along each edge; text of unknown meaning is blanked there."""
 LEGIBLE_SCORE = 0.6
 LEGIBLE_SIGNS = 3
 NOISE_SCORE = 0.45
+SPECKLE_SCORE = 0.65
+"""Nine digits were read into a fan with 0.6."""
 SURE_SCORE = 0.85
 """Below it a reading on anatomy is looked at again before it holds the instance."""
 LOSSY_TOLERANCE = 6.0
@@ -93,6 +94,7 @@ class _Reading:
     frame: int | None = None
     is_own: bool = False
     """Names the study itself, not only what has the shape of a number, a date or a name."""
+    in_noise: bool = False
 
     @property
     def is_legible(self) -> bool:
@@ -109,10 +111,10 @@ class _Reading:
 
     @property
     def has_the_shape_of_a_line(self) -> bool:
-        """Text that cannot be read is text all the same where it is long and of several signs."""
+        """Text that cannot be read is text all the same where it is long and of several signs; lines of speckle are not."""
         x0, y0, x1, y1 = self.box
         short, long = sorted((x1 - x0, y1 - y0))
-        return self.signs >= LEGIBLE_SIGNS and long > 2 * short and short <= _ILLEGIBLE_PIXELS_MAX
+        return not self.in_noise and self.signs >= LEGIBLE_SIGNS and long > 2 * short and short <= _ILLEGIBLE_PIXELS_MAX
 
 
 def screen_pixels(
@@ -220,10 +222,9 @@ def _readings(
             if len(extra) > EXTRA_FRAMES_READ_MAX:
                 raise RefusedContent("TEXT_IN_MANY_FRAMES", "more frames with strokes of their own than are read", tag="(7FE0,0010)")
         pictures = pictures_of(look, grey)
-        for index, picture in enumerate(pictures):
+        for picture in pictures:
             count += 1
-            divide = index < 2 and not look.is_one_of_many and not closely
-            for text in detector.read(picture, closely=closely, windows=windows, settled=settled, divide=divide):
+            for text in detector.read(picture, closely=closely, windows=windows, settled=settled):
                 reading = _reading(text, look, grey, identity)
                 if reading.is_doubtful and not closely:
                     readings += _read_closely(reading, look, grey, pictures[:2], identity, detector)
@@ -231,16 +232,33 @@ def _readings(
                 readings.append(reading)
                 if reading.kind == TextKind.IDENTIFYING and (reading.is_own or reading.score >= LEGIBLE_SCORE):
                     settled.append(_grown(reading.box, 3))
+        strokes = [_reading(text, look, grey, identity) for text in detector.read_strokes(grey, windows=windows, settled=settled)]
+        # The longest box of a line first: the other readings of the same line add nothing to it.
+        for one in sorted(strokes, key=lambda one: -_area(one.box)):
+            if _is_sure(one, [*readings, *strokes]) and not _covered(
+                one.box, [own.box for own in strokes if own.is_own and own in readings], 0.9
+            ):
+                readings.append(one)
     return readings, count
+
+
+def _is_sure(reading: _Reading, others: Sequence[_Reading]) -> bool:
+    """Whether a reading of strokes that may be no text is believed: it names the study, or was read well and is no part of what was."""
+    if reading.is_own or reading.kind == TextKind.CLINICAL:
+        return reading.is_own or reading.score >= SURE_SCORE
+    known = [one.box for one in others if one.is_own or (one.kind == TextKind.CLINICAL and one.score >= SURE_SCORE)]
+    is_text = reading.kind == TextKind.IDENTIFYING or (reading.kind == TextKind.UNKNOWN and reading.signs > LEGIBLE_SIGNS)
+    return is_text and reading.score >= SURE_SCORE and not _covered(reading.box, known, 0.3)
 
 
 def _reading(text: DetectedText, look: Look, grey: Grey, identity: IdentityForms) -> _Reading:
     box = (text.x0, text.y0, text.x1, text.y1)
     signs = sum(character.isalnum() for character in text.text)
-    on_anatomy = not (_at_edge(box, grey) or _on_flat(box, grey))
+    is_even = on_even_ground(box, grey)
+    on_anatomy = not (is_even or at_edge(box, grey))
     kind = text_kind(text.text, identity)
     is_own = kind == TextKind.IDENTIFYING and names_the_study(text.text, identity)
-    return _Reading(box, kind, text.score, signs, on_anatomy, look.frame, is_own)
+    return _Reading(box, kind, text.score, signs, on_anatomy, look.frame, is_own, not is_even and in_noise(box, grey))
 
 
 def _read_closely(
@@ -275,6 +293,8 @@ def _decide(
 def _act(reading: _Reading, readings: Sequence[_Reading]) -> Act:
     if reading.kind == TextKind.IDENTIFYING:
         # Five digits read into noise are no number: read twice, and badly both times, they stay.
+        if reading.in_noise:
+            return "BLANK" if reading.is_own or reading.score >= SPECKLE_SCORE else "KEEP"
         return "BLANK" if reading.is_own or reading.score >= NOISE_SCORE or not reading.on_anatomy else "KEEP"
     if reading.kind in (TextKind.CLINICAL, TextKind.NOISE):
         return "KEEP"
@@ -301,26 +321,6 @@ def _levelled(looks: Iterable[Look], near: NDArray[np.bool_]) -> Iterator[Look]:
         yield replace(look, grey=np.where(near, look.grey, look.grey.min()))
 
 
-def _at_edge(box: Box, grey: Grey) -> bool:
-    rows, columns = grey.shape
-    x, y = (box[0] + box[2]) / 2 / columns, (box[1] + box[3]) / 2 / rows
-    return bool(min(x, y, 1 - x, 1 - y) < EDGE_SHARE)
-
-
-def _on_flat(box: Box, grey: Grey) -> bool:
-    """Whether the surroundings of the box are one even ground: a page, a margin, the black beside the fan."""
-    x0, y0, x1, y1 = box
-    margin = max(4, (y1 - y0) // 2)
-    around = grey[max(0, y0 - margin) : y1 + margin, max(0, x0 - margin) : x1 + margin]
-    ring = np.ones(around.shape, bool)
-    ring[min(margin, y0) : min(margin, y0) + y1 - y0, min(margin, x0) : min(margin, x0) + x1 - x0] = False
-    values = around[ring]
-    if values.size == 0:
-        return False
-    span = max(float(grey.max() - grey.min()), 1e-6)
-    return bool(float((np.abs(values - np.median(values)) <= 0.04 * span).mean()) >= 0.9)
-
-
 def _widened(box: Box, grid: int, shape: PixelShape) -> Box:
     x0, y0, x1, y1 = box
     # The ends of a line are what a detector loses first: there the margin is the height of the letters.
@@ -345,9 +345,12 @@ def _grown(box: Box, margin: int) -> Box:
     return box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin
 
 
+def _area(box: Box) -> int:
+    return max(1, (box[2] - box[0]) * (box[3] - box[1]))
+
+
 def _covered(box: Box, by: Sequence[Box], share: float) -> bool:
-    area = max(1, (box[2] - box[0]) * (box[3] - box[1]))
-    return any(_overlap(box, other) >= share * area for other in by)
+    return any(_overlap(box, other) >= share * _area(box) for other in by)
 
 
 def _overlap(box: Box, other: Box) -> int:

@@ -3,6 +3,7 @@
 Only the windows where letters could stand (text_windows.py) are read: the network costs a second for a million pixels.
 The picture is read in tiles and enlarged, because the detector's own scaling makes 8-pixel letters of a wide frame disappear.
 Vertical text is read in both directions and the better reading kept.
+On speckle and grain the network sees no small letters: lines of strokes (text_lines.py) are cut out and read without it.
 """
 
 from __future__ import annotations
@@ -18,17 +19,19 @@ from numpy.typing import NDArray
 
 from compliance.denormal_numbers import denormals_are_zero
 from compliance.device_masks import Box
+from compliance.text_lines import stroke_lines
 from compliance.text_windows import tiles
 
+Grey = NDArray[np.float32]
 Picture = NDArray[np.uint8]
 
 ENLARGEMENT = 1.5
 CLOSE_ENLARGEMENT = 2.5
 """Letters of 8 pixels are below what the detector was trained on. Twice the size finds no more and costs 1.8 times as much."""
 _LINE_WIDTH_MIN = 64
-_GREAT_LETTER_PIXELS = 64
-_SMALL_TILE_PIXELS, _SMALL_OVERLAP_PIXELS = 128, 48
-_NOISE_LEVELS = 5
+_SOFTENING_PIXELS = 0.6
+_WORDLIKE_SCORE, _WORDLIKE_SIGNS = 0.55, 3
+_LONGER_PIXELS = 4
 _DETECTOR_THRESHOLD, _BOX_THRESHOLD = 0.2, 0.25
 """Below the library's: on speckle small letters reach no more, and speckle itself a hundredth. What is no text is read as none."""
 
@@ -53,14 +56,19 @@ class TextDetector(Protocol):
         closely: bool = False,
         windows: Sequence[Box] | None = None,
         settled: Sequence[Box] = (),
-        divide: bool = False,
     ) -> list[DetectedText]:
         """Every line of text found in a picture of 8-bit grey values (rows, columns), readable or not (then text is empty).
 
         Where `windows` (text_windows.py) are given, only they are looked at. Lines that lie within one of the boxes `settled` need not be
-        read again and are left out. With `divide`, what is noisy and taken for one great letter is divided and looked at again.
+        read again and are left out.
 
         `closely` looks for the smallest letters at several times the cost; for pictures that are level but for some windows.
+        """
+
+    def read_strokes(self, grey: Grey, *, windows: Sequence[Box], settled: Sequence[Box] = ()) -> list[DetectedText]:
+        """What is read where strokes lie in lines (text_lines.py), which need be no text at all: also names that noise hides from `read`.
+
+        A line is read with its ends cut in more than one way: boxes overlap, and the caller believes none that is not read well.
         """
 
 
@@ -110,14 +118,37 @@ class RapidTextDetector:
         closely: bool = False,
         windows: Sequence[Box] | None = None,
         settled: Sequence[Box] = (),
-        divide: bool = False,
     ) -> list[DetectedText]:
         with denormals_are_zero():
-            return self._read(picture, CLOSE_ENLARGEMENT if closely else ENLARGEMENT, windows, settled, divide)
+            return self._read(picture, CLOSE_ENLARGEMENT if closely else ENLARGEMENT, windows, settled)
 
-    def _read(
-        self, picture: Picture, enlargement: float, windows: Sequence[Box] | None, settled: Sequence[Box], divide: bool
-    ) -> list[DetectedText]:
+    def read_strokes(self, grey: Grey, *, windows: Sequence[Box], settled: Sequence[Box] = ()) -> list[DetectedText]:
+        lines = stroke_lines(grey, windows, settled)
+        found = self._read_cuts(grey, [(line.boxes[0], line.is_vertical) for line in lines], 0.0)
+        # What reads like words is read again: with nearer and further ends, and without the finest grain, which turns letters into others.
+        words = [line for line, text in zip(lines, found, strict=True) if _is_wordlike(text)]
+        found += self._read_cuts(grey, [(box, line.is_vertical) for line in words for box in line.boxes[1:]], 0.0)
+        softly = [(box, line.is_vertical) for line in words for box in (line.boxes[0], _longer(line.boxes[0], grey.shape))]
+        return found + self._read_cuts(grey, softly, _SOFTENING_PIXELS)
+
+    def _read_cuts(self, grey: Grey, lines: list[tuple[Box, bool]], softening: float) -> list[DetectedText]:
+        if not lines:
+            return []
+        cuts = [self._cut_out(grey, box, is_vertical, softening) for box, is_vertical in lines]
+        with denormals_are_zero():
+            readings = self._read_lines(cuts)
+        return [DetectedText(*box, text, score) for (box, _), (text, score) in zip(lines, readings, strict=True)]
+
+    def _cut_out(self, grey: Grey, box: Box, is_vertical: bool, softening: float) -> list[Picture]:
+        cv2 = self._cv2
+        cut = grey[box[1] : box[3], box[0] : box[2]]
+        cut = cv2.GaussianBlur(cut, (0, 0), softening) if softening else cut
+        level = np.asarray(np.rint((cut - cut.min()) * (255 / max(float(cut.max() - cut.min()), 1e-6))), np.uint8)
+        enlarged = cv2.resize(level, None, fx=CLOSE_ENLARGEMENT, fy=CLOSE_ENLARGEMENT, interpolation=cv2.INTER_CUBIC)
+        large = cv2.cvtColor(enlarged, cv2.COLOR_GRAY2BGR)
+        return [np.ascontiguousarray(np.rot90(large, turn)) for turn in ((1, 3) if is_vertical else (0,))]
+
+    def _read(self, picture: Picture, enlargement: float, windows: Sequence[Box] | None, settled: Sequence[Box]) -> list[DetectedText]:
         found: list[DetectedText] = []
         for x, y, right, bottom in [(0, 0, picture.shape[1], picture.shape[0])] if windows is None else windows:
             window = picture[y:bottom, x:right]
@@ -128,19 +159,11 @@ class RapidTextDetector:
                     if y1 > y0:
                         place = x + left + x0, y + top + y0
                         here = [(one[0] - place[0], one[1] - place[1], one[2] - place[0], one[3] - place[1]) for one in settled]
-                        found.extend(_moved(text, *place) for text in self._read_tile(tile[y0:y1, x0:x1], enlargement, here, divide))
+                        found.extend(_moved(text, *place) for text in self._read_tile(tile[y0:y1, x0:x1], enlargement, here))
         return found
 
-    def _read_tile(self, tile: Picture, enlargement: float, settled: Sequence[Box], divide: bool) -> list[DetectedText]:
+    def _read_tile(self, tile: Picture, enlargement: float, settled: Sequence[Box]) -> list[DetectedText]:
         lines = self._lines(tile, enlargement, settled)
-        # A fan, or the shadow in it, is taken for one great letter, and small letters in it are lost: without its edges it is none.
-        great = [box for box, _ in lines if divide and _is_great_and_noisy(tile, box)]
-        for top, end in tiles(tile.shape[0], _SMALL_TILE_PIXELS, _SMALL_OVERLAP_PIXELS) if great else ():
-            for left, side in tiles(tile.shape[1], _SMALL_TILE_PIXELS, _SMALL_OVERLAP_PIXELS):
-                if any(left < box[2] and box[0] < side and top < box[3] and box[1] < end for box in great):
-                    here = [(one[0] - left, one[1] - top, one[2] - left, one[3] - top) for one in settled]
-                    part = self._lines(tile[top:end, left:side], CLOSE_ENLARGEMENT, here)
-                    lines += [((x0 + left, y0 + top, x1 + left, y1 + top), cuts) for (x0, y0, x1, y1), cuts in part]
         readings = self._read_lines([cuts for _, cuts in lines]) if lines else []
         return [DetectedText(*box, text, score) for (box, _), (text, score) in zip(lines, readings, strict=True)]
 
@@ -212,11 +235,14 @@ def _content(tile: Picture) -> tuple[int, int, int, int]:
     )
 
 
-def _is_great_and_noisy(tile: Picture, box: Box) -> bool:
+def _is_wordlike(text: DetectedText) -> bool:
+    return text.score >= _WORDLIKE_SCORE and sum(sign.isalnum() for sign in text.text) >= _WORDLIKE_SIGNS
+
+
+def _longer(box: Box, shape: tuple[int, ...]) -> Box:
     x0, y0, x1, y1 = box
-    if min(x1 - x0, y1 - y0) <= _GREAT_LETTER_PIXELS:
-        return False
-    return float(np.median(np.abs(np.diff(tile[y0:y1, x0:x1].astype(np.int16), axis=1)))) > _NOISE_LEVELS
+    across, down = (_LONGER_PIXELS, 0) if x1 - x0 >= y1 - y0 else (0, _LONGER_PIXELS)
+    return max(0, x0 - across), max(0, y0 - down), min(shape[1], x1 + across), min(shape[0], y1 + down)
 
 
 def _lies_within(box: Box, other: Box) -> bool:

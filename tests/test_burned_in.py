@@ -45,7 +45,6 @@ class PlantedText:
         closely: bool = False,
         windows: Sequence[Box] | None = None,
         settled: Sequence[Box] = (),
-        divide: bool = False,
     ) -> list[DetectedText]:
         self.calls += 1
         found = []
@@ -54,6 +53,9 @@ class PlantedText:
                 shift = 16 * self.calls if self.stubborn else 0
                 found.append(DetectedText(x0, y0 + shift, x1, y1 + shift, text, 0.95))
         return found
+
+    def read_strokes(self, grey: NDArray[np.float32], *, windows: Sequence[Box], settled: Sequence[Box] = ()) -> list[DetectedText]:
+        return []
 
 
 def make_image(
@@ -248,7 +250,6 @@ class FoundOnTheSecondLook(PlantedText):
         closely: bool = False,
         windows: Sequence[Box] | None = None,
         settled: Sequence[Box] = (),
-        divide: bool = False,
     ) -> list[DetectedText]:
         self.calls += 1
         name = picture[AT[1] : AT[3], AT[0] : AT[2]]
@@ -332,7 +333,6 @@ class ReadOnce(PlantedText):
         closely: bool = False,
         windows: Sequence[Box] | None = None,
         settled: Sequence[Box] = (),
-        divide: bool = False,
     ) -> list[DetectedText]:
         self.calls += 1
         return (
