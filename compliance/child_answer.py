@@ -5,7 +5,8 @@ Invariants
   the payload that the residual scan looks through.
 - The UIDs are those of the source under the hospital's secret, the class is the source's, and what we write ourselves (the patient's
   pseudonym, the stamps of PS3.15 E.1.1) stands as we would write it: the scan leaves those elements out.
-- Work and memory are bounded by the source's size: what holds more elements than the source could is no answer.
+- Work and memory are bounded by the source's size: what holds more elements than the source could is no answer. What is kept from answer
+  to answer is bounded in memory (`KeptRuns`), three times for each child.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from compliance.dataset_bytes import (
 )
 from compliance.deid_profile import Option
 from compliance.deidentify import _HEAD, _SLICES, _attributes, _first, _stamped
-from compliance.element_runs import HeaderValues, Part, Run, RunParser
+from compliance.element_runs import HeaderValues, KeptRuns, Part, RunParser
 from compliance.element_values import json_values
 from compliance.identified import IdentifiedDataset, InstanceAttributes, Pseudonymity
 from compliance.instance_facts import InstanceFacts
@@ -47,7 +48,6 @@ _FACE = "RECOGNIZABLE_VISUAL_FEATURES"
 _FLAGS_TAKEN = ("UNUSED_BITS_CLEARED", "PIXELS_CLEANED")
 _ACTIONS = frozenset("CDKUXZ")
 _BOXES_MAX, _SIDE_MAX = 10_000, 1 << 16
-_RUNS_MAX = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +99,10 @@ class _Known:
 
     def __init__(self) -> None:
         self.parser = RunParser(EXPLICIT_LITTLE)
-        self.facts: dict[Run, dict[int, tuple[bytes, bytes]]] = {}
+        self.facts = KeptRuns[dict[int, tuple[bytes, bytes]]]()
         self.source_names = HeaderValues((_SOP_UID, _STUDY_UID, _SERIES_UID))
         #: The model of a run and how many elements and items it has.
-        self._models: dict[Run, tuple[dict[str, Any], int]] = {}
+        self.models = KeptRuns[tuple[dict[str, Any], int]]()
 
     def model(self, payload: bytes, parts: list[Part], count_max: int) -> dict[str, Any]:
         """The model of an answer of at most so many elements and items."""
@@ -114,12 +114,11 @@ class _Known:
                 whole.update(reading.of([part], 0))
                 left = reading.left
                 continue
-            known = self._models.get(part[0])
+            known = self.models.get(part[0])
             if known is None:
-                if len(self._models) > _RUNS_MAX:
-                    self._models.clear()
                 reading = _Model(part[0].raw, left)
-                known = self._models[part[0]] = reading.of(part[0].elements, 0), left - reading.left
+                model = reading.of(part[0].elements, 0)
+                known = self.models.keep(part[0], (model, left - reading.left))
             whole.update(known[0])
             left -= known[1]
             if left < 0:

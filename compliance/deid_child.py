@@ -61,6 +61,7 @@ class DeidChild:
         self._process: ConfinedProcess | None = None
         #: The names this child works under, with what was told it and what the scan of its answers has learnt.
         self._under: Pseudonymity | None = None
+        self._masks: tuple[DeviceMask, ...] = ()
         self._served = 0
         self._is_over = False
         #: What holds of the child that was started last, as it said before it saw a stranger's byte.
@@ -124,9 +125,9 @@ class DeidChild:
     ) -> DeidentifiedDataset:
         process = self._started()
         deadline = time.monotonic() + self._limits.seconds_per_instance
-        if self._under is None or not _is_same(self._under, under):
+        if self._under is None or not _is_same(self._under, under) or self._masks != tuple(masks):
             process.send({"study": _study_json(under), "masks": [mask.to_json() for mask in masks]}, b"", deadline)
-            self._under = replace(under)
+            self._under, self._masks = replace(under), tuple(masks)
         own = self._under
         told: dict[str, str] = own.memo.setdefault("uids", {})
         question = {

@@ -34,7 +34,7 @@ from compliance.dataset_bytes import (
 from compliance.deid_profile import Option
 from compliance.device_masks import risk_tags
 from compliance.element_rules import Context
-from compliance.element_runs import RunParser
+from compliance.element_runs import KeptRuns, RunParser
 from compliance.element_values import json_values
 from compliance.identified import _MADE_BY_DEIDENTIFY, DeidentifiedDataset, IdentifiedDataset, InstanceAttributes, Pseudonymity
 from compliance.instance_facts import InstanceFacts
@@ -174,7 +174,7 @@ def _facts_of(payload: bytes, encoding: Encoding, under: Pseudonymity) -> Instan
     key = "parser", encoding, get_ident()
     parser: RunParser = under.memo.get(key) or RunParser(encoding, _STAMPED)
     under.memo[key] = parser
-    return InstanceFacts(payload, parser.parts(payload), under.memo.setdefault("facts of runs", {}))
+    return InstanceFacts(payload, parser.parts(payload), under.memo.setdefault("facts of runs", KeptRuns()))
 
 
 def _check_instance(source: IdentifiedDataset, under: Pseudonymity, facts: InstanceFacts) -> None:

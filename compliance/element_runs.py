@@ -14,6 +14,7 @@ from __future__ import annotations
 import struct
 from bisect import bisect_left
 from collections.abc import Iterable
+from typing import Generic, TypeVar
 
 from compliance.dataset_bytes import (
     ELEMENTS_BYTES_MIN,
@@ -25,6 +26,7 @@ from compliance.dataset_bytes import (
     element_at,
     require_few,
 )
+from compliance.memory_size import memory_of
 from crypto.errors import RefusedContent
 
 #: From here on overlays, curves and pixel data: never in a run.
@@ -37,6 +39,10 @@ _PIXEL_HEADS = frozenset(struct.pack(order + "HH", tag >> 16, tag & 0xFFFF) for 
 _KEPT_BYTES_MAX = 1 << 21
 _VARYING_MAX = 20_000
 _OF_RUNS_MAX = 5_000
+#: Of what is kept for runs, in memory: a series needs a fiftieth of it, a stranger's bytes can become twenty times as many.
+KEPT_MEMORY_MAX = 5 * 1024 * 1024
+_ELEMENT_MEMORY = 200
+_Kept = TypeVar("_Kept")
 _SHORT_HEADER_BYTES = 8
 _new = tuple.__new__
 
@@ -181,13 +187,32 @@ def _run(raw: bytes, elements: list[Element]) -> Run:
     return Run(raw, elements)
 
 
+class KeptRuns(dict[Run, _Kept], Generic[_Kept]):
+    """What was worked out of runs: all of it is dropped where it becomes too much, by number or by memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: About what is kept takes, the runs themselves among it.
+        self.memory = 0
+
+    def keep(self, run: Run, known: _Kept) -> _Kept:
+        """`known`, which is found under `run` from now on."""
+        memory = len(run.raw) + _ELEMENT_MEMORY * len(run.elements) + memory_of(known)
+        if len(self) >= _OF_RUNS_MAX or self.memory + memory > KEPT_MEMORY_MAX:
+            self.clear()
+            self.memory = 0
+        self[run] = known
+        self.memory += memory
+        return known
+
+
 class HeaderValues:
     """The values of a few top-level elements, from dataset after dataset; a run met before costs one look-up."""
 
     def __init__(self, wanted: Iterable[int]) -> None:
         self._wanted = frozenset(wanted)
         self._parsers: dict[Encoding, RunParser] = {}
-        self._of_runs: dict[Run, dict[int, bytes]] = {}
+        self._of_runs = KeptRuns[dict[int, bytes]]()
 
     def of(self, buf: bytes, encoding: Encoding, *, is_whole: bool = True) -> tuple[dict[int, bytes], list[Part]] | None:
         """(value by tag before pixel data, the parts there); None where not `is_whole` and `buf` may end before they do.
@@ -214,9 +239,7 @@ class HeaderValues:
             run = part[0]
             known = self._of_runs.get(run)
             if known is None:
-                if len(self._of_runs) > _OF_RUNS_MAX:
-                    self._of_runs.clear()
-                known = self._of_runs[run] = {one.tag: run.raw[one.value : one.end] for one in run.elements if one.tag in self._wanted}
+                known = self._of_runs.keep(run, {one.tag: run.raw[one.value : one.end] for one in run.elements if one.tag in self._wanted})
             if known:
                 found.update(known)
         return found, parts

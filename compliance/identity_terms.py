@@ -163,6 +163,8 @@ def _kinds_by_tag() -> Mapping[int, str]:
 #: Longer ones than these are not remembered as seen: a study's memory is bounded by its distinct short values.
 _SEEN_BYTES_MAX = 4096
 _RUNS_MAX = 20_000
+#: Of the bytes of those runs.
+_RUNS_BYTES_MAX = 4 * 1024 * 1024
 
 
 class IdentityCollector:
@@ -177,6 +179,7 @@ class IdentityCollector:
         self._parsers: dict[Encoding, RunParser] = {}
         #: The character set that holds behind a run, by the run and the character set before it: what was gathered from it is here already.
         self._runs: dict[tuple[Run, bytes], bytes] = {}
+        self._runs_bytes = 0
         self._kinds = _kinds_by_tag()
 
     def add(self, source: IdentifiedDataset) -> None:
@@ -239,8 +242,10 @@ class IdentityCollector:
             key = part[0], charset
             after = self._runs.get(key)
             if after is None:
-                if len(self._runs) > _RUNS_MAX:
+                if len(self._runs) > _RUNS_MAX or self._runs_bytes > _RUNS_BYTES_MAX:
                     self._runs.clear()
+                    self._runs_bytes = 0
+                self._runs_bytes += len(part[0].raw)
                 after = self._runs[key] = self._walk(part[0].raw, part[0].elements, encoding, 0, charset, False)
             charset = after
 

@@ -7,11 +7,10 @@ from functools import cache, cached_property, lru_cache
 
 from compliance.dataset_bytes import PIXEL_TAGS, Element
 from compliance.device_masks import risk_tags
-from compliance.element_runs import Part, Run
+from compliance.element_runs import KeptRuns, Part
 from compliance.transcode import PixelDescription
 from crypto.errors import RefusedContent
 
-_RUNS_MAX = 5_000
 #: From here on overlays and pixel data.
 _GRAPHICS = 0x60000000
 _SHORT_BYTES_MAX = 64
@@ -40,7 +39,7 @@ def _wanted_tags() -> frozenset[int]:
 class InstanceFacts:
     """What is asked of the source before its elements are rewritten."""
 
-    def __init__(self, payload: bytes, parts: list[Part], of_runs: dict[Run, dict[int, _Fact]]) -> None:
+    def __init__(self, payload: bytes, parts: list[Part], of_runs: KeptRuns[dict[int, _Fact]]) -> None:
         self.parts = parts
         self.has_graphics = False
         pixels: list[Element] = []
@@ -58,10 +57,8 @@ class InstanceFacts:
                 continue
             known = of_runs.get(part[0])
             if known is None:
-                if len(of_runs) > _RUNS_MAX:
-                    of_runs.clear()
                 run = part[0]
-                known = of_runs[run] = {element.tag: _fact(run.raw, element) for element in run.elements if element.tag in wanted}
+                known = of_runs.keep(run, {element.tag: _fact(run.raw, element) for element in run.elements if element.tag in wanted})
             if known:
                 self._known.update(known)
         self.charset = tuple(part.strip() for part in (self.text(0x00080005) or "").split("\\"))

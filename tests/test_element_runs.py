@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydicom import Dataset
 from pydicom.sequence import Sequence
 
-from compliance import element_runs
+from compliance import element_runs, identity_terms
 from compliance.dataset_bytes import EXPLICIT_LITTLE, Element, Encoding, elements, encode_element, encoding_of
 from compliance.deid_profile import TELEREAD, DeidProfile, Option
 from compliance.deidentify import deidentify
@@ -304,3 +304,30 @@ def test_a_header_that_was_met_is_refused_where_its_value_is_cut(cut: int) -> No
     except RefusedContent as refused:
         found = refused.reason_code, refused.detail, refused.tag
     assert found == alone
+
+
+def test_values_of_headers_are_kept_in_bounded_memory_and_are_right_after_they_were_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(element_runs, "KEPT_MEMORY_MAX", 300_000)
+    values, dropped = HeaderValues([0x00100020]), 0
+    for number in range(40):
+        patient_id = f"P{number:03d}".encode()
+        filling = b"".join(encode_element(0x00180010 + number + index, "LO", bytes([65 + number]) * 4000) for index in range(8))
+        found = values.of(encode_element(0x00100020, "LO", patient_id) + filling, EXPLICIT_LITTLE)
+        assert found is not None and found[0] == {0x00100020: patient_id}
+        kept = values._of_runs
+        dropped += len(kept) == 1
+        assert kept.memory <= 300_000 and sum(len(run.raw) for run in kept) <= kept.memory
+    assert dropped >= 2
+
+
+def test_what_a_collector_has_met_is_kept_in_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identity_terms, "_RUNS_BYTES_MAX", 20_000)
+    collector = IdentityCollector()
+    for number in range(30):
+        payload = encode_element(0x00100010, "PN", b"Maierhuber^Eva") + encode_element(
+            0x00180010 + number, "LO", bytes([65 + number]) * 4000
+        )
+        collector.add_parts(payload, RunParser(EXPLICIT_LITTLE).parts(payload), EXPLICIT_LITTLE)
+        assert sum(len(run.raw) for run, _ in collector._runs) <= 20_000 + (1 << 16)
+    assert len(collector._runs) < 10
+    assert "maierhuber" in str(collector.terms()).lower(), "what was gathered is not what is dropped"
