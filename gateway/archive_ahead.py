@@ -9,10 +9,8 @@ from __future__ import annotations
 import threading
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import col, func, select
 
-from crypto.errors import ReadgateError
 from gateway.application import Application
 from gateway.archiving import archive_some
 from gateway.received import ReceivedInstance, ReceivedState, ReceivedStudy
@@ -49,6 +47,8 @@ class ArchiveAhead:
                 .join(ReceivedStudy, col(ReceivedStudy.received_study_pk) == ReceivedInstance.received_study_pk)
                 .where(
                     ReceivedStudy.state == ReceivedState.RECEIVING,
+                    # One that was shredded and comes again is its job's to hold.
+                    col(ReceivedStudy.study_key_id).is_(None) | col(ReceivedStudy.wrapped_dek).is_not(None),
                     col(ReceivedInstance.pack_name).is_(None),
                     col(ReceivedInstance.is_duplicate).is_(False),
                 )
@@ -61,7 +61,7 @@ class ArchiveAhead:
         while not self._stopping.wait(_REST_SECONDS):
             try:
                 self.look()
-            except (ReadgateError, SQLAlchemyError) as error:
-                # The study's own job meets the same and says whose fault it is.
+            except Exception as error:
+                # The study's own job meets the same and says whose fault it is. Of a foreign error only its kind is no identity.
                 log.warning("archive_ahead_failed", error=type(error).__name__)
                 self._stopping.wait(_FAILED_SECONDS)

@@ -31,6 +31,8 @@ from gateway.unsettled_packs import condemn_packs, seal_unsettled, settle_packs
 #: Sealed together; a crash loses at most the work on this many bytes.
 #: It lies in memory three times over while it is sealed: 16 MiB cost a worker 80 MB, 48 MiB cost it 190, and no batch size is quicker.
 BATCH_BYTES = 16 * 1024 * 1024
+#: However small they are: what is made of each takes memory beside its bytes.
+BATCH_INSTANCES = 500
 #: Longer than a batch takes on a slow store; after a crash nobody moves ahead in that study for so long.
 CLAIM_TIME = timedelta(minutes=2)
 #: What a batch usually takes: the study's job waits so long for who is ahead of it, and then goes on beside it.
@@ -61,10 +63,13 @@ def archive_some(app: Application, received_study_pk: int) -> int:
 
 
 def study_key_of(app: Application, received_study_pk: int) -> StudyKey:
-    """The key of the received study, made at the first call."""
+    """The key of the received study, made at the first call. Raises: NotFound of one that was shredded: it gets no other key, ever."""
     with app.database.transaction() as session:
         received = locked_received_study(session, received_study_pk)
-        if received.study_key_id is not None and received.wrapped_dek is not None:
+        if received.study_key_id is not None:
+            if received.wrapped_dek is None:
+                # Under another key it would be there again, and no list of shredded keys would name it.
+                raise NotFound("the study was shredded")
             return app.keys.open_study_key(received.hospital_id, received.study_key_id, received.wrapped_dek)
         # If we crash between the two, a SHRED key without a study is left behind; fsck names it and nothing is sealed under it.
         study_key_id = uuid.uuid4().hex
@@ -93,7 +98,7 @@ def batches(rows: Sequence[ReceivedInstance]) -> Iterator[list[ReceivedInstance]
     batch: list[ReceivedInstance] = []
     size = 0
     for row in rows:
-        if batch and size + row.payload_bytes > BATCH_BYTES:
+        if batch and (size + row.payload_bytes > BATCH_BYTES or len(batch) >= BATCH_INSTANCES):
             yield batch
             batch, size = [], 0
         batch.append(row)

@@ -9,6 +9,10 @@ Invariants
 - Work ahead is for studies whose first instance came since this process began: a study that took the last process down is not touched
   before its job, of which study_attempts.py counts the deaths.
 - Nobody waits for it: a batch under way ends with the instance at hand when the job comes, and while a job de-identifies nothing is begun.
+- While a suspect is tried alone (study_attempts.py), from its first step to the last, nothing is made; a study that was amid any death is
+  not made ahead.
+- A study that was shredded, or that went on to another state, since it was looked at is not touched: its row is read anew for each batch.
+- What is kept is bounded by number and by memory, and what the job did not take over is condemned as it ends.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import col, select
 
 from compliance.identified import DeidentifiedDataset
+from compliance.memory_size import memory_of
 from crypto.errors import ReadgateError, RefusedContent
 from crypto.vault import SealedObject
 from gateway.application import Application
@@ -35,6 +40,7 @@ from gateway.jobs import ProcessStopping
 from gateway.pixel_screening import ConfinedDeidentifier, PixelScreener
 from gateway.processing import DEIDENTIFIED_AT_ONCE, Maker, StudyNames, StudyReading, names_of
 from gateway.received import ReceivedInstance, ReceivedState, ReceivedStudy, distinct_instances, received_study
+from gateway.study_attempts import StudyAttempt, StudyAttempts
 from gateway.study_holds import Refusal
 from gateway.unsettled_packs import OwnPacks, condemn_packs
 
@@ -48,6 +54,8 @@ _QUIET = timedelta(seconds=0.5)
 BYTES_MIN = 8 * 1024 * 1024
 #: What was made of this many instances is kept for jobs to come, all studies together.
 INSTANCES_MAX = 5_000
+#: And as long as it takes no more memory than this; a slice takes 60 KB.
+MEMORY_MAX = 256 * 1024 * 1024
 #: A study whose identity still grows after so many beginnings is left to its job.
 _BEGINNINGS_MAX = 3
 
@@ -64,6 +72,8 @@ class Begun:
     made: dict[int, tuple[DeidentifiedDataset, SealedObject]] = field(default_factory=dict)
     #: Instances that were refused ahead: the job says why, and holds them.
     refused: set[int] = field(default_factory=set)
+    #: About what `made` takes.
+    memory: int = 0
     beginnings: int = 0
     #: The job wants what there is.
     is_wanted: threading.Event = field(default_factory=threading.Event)
@@ -79,6 +89,12 @@ class Begun:
             and row.instance_pk not in self.made
             and row.instance_pk not in self.refused
         ]
+
+    def keep(self, instance_pk: int, output: DeidentifiedDataset, place: SealedObject) -> None:
+        """The instance was made, and lies there."""
+        output.let_payload_go()
+        self.made[instance_pk] = output, place
+        self.memory += memory_of(output.dicom_json) + memory_of(output.frame_table)
 
     def under(self, names: StudyNames) -> StudyNames:
         """The names to go on under: those of before where nothing has changed; else what was made is dropped."""
@@ -102,7 +118,9 @@ class Begun:
     def drop(self, but: set[str] | frozenset[str] = frozenset()) -> None:
         """What was made is forgotten, and its packs are condemned, `but` those that somebody took over."""
         places = [place for _, place in self.made.values() if place.pack_name not in but]
-        self.made, self.packs = {}, OwnPacks(self.app)
+        self.made, self.memory, self.packs = {}, 0, OwnPacks(self.app)
+        if not places:
+            return
         with self.app.database.transaction() as session:
             condemn_packs(session, places)
 
@@ -114,8 +132,8 @@ def _is_same(one: StudyNames, other: StudyNames) -> bool:
 class DeidentifyAhead:
     """One thread of a worker."""
 
-    def __init__(self, app: Application, screener: PixelScreener | ConfinedDeidentifier) -> None:
-        self._app, self._screener = app, screener
+    def __init__(self, app: Application, screener: PixelScreener | ConfinedDeidentifier, attempts: StudyAttempts) -> None:
+        self._app, self._screener, self._attempts = app, screener, attempts
         self._began_at = app.now()
         self._begun: dict[int, Begun] = {}
         self._given_up: set[tuple[int, int]] = set()
@@ -147,11 +165,15 @@ class DeidentifyAhead:
                 return
             begun.is_wanted.set()
             with begun.lock:
-                with self._app.database.reading() as session:
-                    generation = received_study(session, received_study_pk).generation
-                if generation != begun.generation:
-                    begun.drop()
-                yield begun if generation == begun.generation else None
+                try:
+                    with self._app.database.reading() as session:
+                        generation = received_study(session, received_study_pk).generation
+                    yield begun if generation == begun.generation else None
+                finally:
+                    # A job that held the study early, or failed, took nothing over, and no other will: where not even this can be
+                    # written, the packs are reclaimed by their age.
+                    with suppress(ReadgateError, SQLAlchemyError):
+                        begun.drop()
         finally:
             with self._lock:
                 self._jobs -= 1
@@ -166,12 +188,14 @@ class DeidentifyAhead:
         return sum(self._work(study) for study in coming if self._may_work(study))
 
     def _may_work(self, study: ReceivedStudy) -> bool:
-        return (
-            not self._stopping.is_set()
-            and not self._jobs
-            and (study.received_study_pk, study.generation) not in self._given_up
-            and sum(len(begun.made) for begun in self._begun.values()) < INSTANCES_MAX
-        )
+        with self._lock:
+            return (
+                not self._stopping.is_set()
+                and not self._jobs
+                and (study.received_study_pk, study.generation) not in self._given_up
+                and sum(len(begun.made) for begun in self._begun.values()) < INSTANCES_MAX
+                and sum(begun.memory for begun in self._begun.values()) < MEMORY_MAX
+            )
 
     def _work(self, study: ReceivedStudy) -> int:
         pk = study.received_study_pk
@@ -181,11 +205,12 @@ class DeidentifyAhead:
             if begun.generation != study.generation or self._jobs:
                 return 0
             self._begun[pk] = begun
-        with begun.lock:
-            if begun.is_wanted.is_set():
+        with self._attempts.work_ahead() as is_open, begun.lock:
+            now = self._still_waiting(pk, begun.generation) if is_open and not begun.is_wanted.is_set() else None
+            if now is None:
                 return 0
             try:
-                return self._batch(study, begun)
+                return self._batch(now, begun)
             except (RefusedContent, ProcessStopping):
                 # What is wrong with the whole study its job finds too, and says.
                 self._give_up(pk, begun)
@@ -193,6 +218,17 @@ class DeidentifyAhead:
                 self._give_up(pk, begun)
                 raise
         return 0
+
+    def _still_waiting(self, pk: int, generation: int) -> ReceivedStudy | None:
+        """The study, where it still waits for its job as this generation and was amid no death."""
+        with self._app.database.reading() as session:
+            study, attempt = session.get(ReceivedStudy, pk), session.get(StudyAttempt, pk)
+        if study is None or study.state not in _BEFORE_ITS_JOB or study.generation != generation:
+            return None
+        return None if attempt is not None and attempt.generation == generation and attempt.deaths else study
+
+    def _is_wanted_elsewhere(self, begun: Begun) -> bool:
+        return begun.is_wanted.is_set() or self._stopping.is_set() or self._jobs > 0 or self._attempts.is_alone_wanted
 
     def _batch(self, study: ReceivedStudy, begun: Begun) -> int:
         app, pk = self._app, study.received_study_pk
@@ -227,7 +263,7 @@ class DeidentifyAhead:
         maker = Maker(app, study_key, names.under, self._screener, names.decisions, begun.packs, opened)
 
         def make(row: ReceivedInstance) -> DeidentifiedDataset | Refusal | None:
-            return None if begun.is_wanted.is_set() or self._stopping.is_set() or self._jobs else maker.make(row)
+            return None if self._is_wanted_elsewhere(begun) else maker.make(row)
 
         batch = next(batches(begun.waiting(rows)), [])
         with ThreadPoolExecutor(DEIDENTIFIED_AT_ONCE if is_quiet else 1, thread_name_prefix="deidentify-ahead") as pool:
@@ -236,21 +272,21 @@ class DeidentifyAhead:
         begun.refused.update(row.instance_pk or 0 for row, answer in answers if isinstance(answer, Refusal))
         sealed = begun.packs.seal(study_key, [(uuid.uuid4().hex, output.payload) for _, output in made])
         for (instance_pk, output), place in zip(made, sealed, strict=True):
-            output.let_payload_go()
-            begun.made[instance_pk or 0] = output, place
+            begun.keep(instance_pk or 0, output, place)
         return len(made)
 
     def _give_up(self, pk: int, begun: Begun) -> None:
-        self._given_up.add((pk, begun.generation))
-        self._begun.pop(pk, None)
+        with self._lock:
+            self._given_up.add((pk, begun.generation))
+            self._begun.pop(pk, None)
         with suppress(ReadgateError, SQLAlchemyError):
             begun.drop()
 
     def _forget(self, coming: Sequence[ReceivedStudy]) -> None:
         """What was begun of studies that went on without it, or came in again, is of no use to anybody."""
         generations = {study.received_study_pk: study.generation for study in coming}
-        self._given_up &= {(pk, generation) for pk, generation in generations.items() if pk is not None}
         with self._lock:
+            self._given_up &= {(pk, generation) for pk, generation in generations.items() if pk is not None}
             useless = [pk for pk, begun in self._begun.items() if generations.get(pk) != begun.generation]
             dropped = [self._begun.pop(pk) for pk in useless]
         for begun in dropped:
@@ -262,7 +298,7 @@ class DeidentifyAhead:
             did = 0
             try:
                 did = self.look()
-            except (ReadgateError, SQLAlchemyError) as error:
-                # The study's own job meets the same and says whose fault it is.
+            except Exception as error:
+                # The study's own job meets the same and says whose fault it is. Of a foreign error only its kind is no identity.
                 log.warning("deidentify_ahead_failed", error=type(error).__name__)
                 self._stopping.wait(_FAILED_SECONDS)

@@ -182,7 +182,7 @@ def _studies_of(session: Session, received: Sequence[ReceivedStudy]) -> dict[str
 
 def _identity_before(app: Application, staff: Visitor, row: ReceivedStudy, study: Study | None) -> _Identity:
     """The identity in the first received header, for a study that has no entry in the crosswalk; the reading is audited first."""
-    if study is not None and study.status == StudyStatus.SHREDDED:
+    if (study is not None and study.status == StudyStatus.SHREDDED) or (row.study_key_id is not None and row.wrapped_dek is None):
         return _Identity(name="Deleted")
     if study is not None or row.state not in (ReceivedState.QUARANTINED, ReceivedState.REJECTED) or row.study_key_id is None:
         return _Identity(name="Not identified yet")

@@ -34,7 +34,7 @@ from crypto.canonical import keyed_uid
 from crypto.errors import RefusedContent
 from crypto.keys import StudyKey
 from gateway.application import Application
-from gateway.archiving import BATCH_BYTES, archive_originals, batches, original_payload, study_key_of
+from gateway.archiving import BATCH_BYTES, BATCH_INSTANCES, archive_originals, batches, original_payload, study_key_of
 from gateway.grown_identity import Made, Output, terms_digest
 from gateway.header_scan import scan_header
 from gateway.pixel_screening import ConfinedDeidentifier, PixelScreener, ReviewedScreen
@@ -196,7 +196,7 @@ class StudyReading:
             self.read.append(row.instance_pk)
             last[row.instance_pk] = source
             last_bytes += len(source.payload)
-            while last_bytes > BATCH_BYTES and len(last) > 1:
+            while (last_bytes > BATCH_BYTES and len(last) > 1) or len(last) > BATCH_INSTANCES:
                 last_bytes -= len(last.pop(next(iter(last))).payload)
         return last
 

@@ -4,6 +4,7 @@ Invariants
 - A row says who is at the study; a row of a run that is gone says that the run died amid it. An orderly stop leaves none in flight.
 - A death counts against no study by itself: kill -9, power and a full machine hit whatever happens to be in flight. A study that was in
   flight at `SUSPECT_DEATHS` deaths is tried alone, in a process that had been up for `CALM_SECONDS` before: only deaths then are its own.
+  Work ahead of other studies' jobs rests meanwhile, and a study that was amid any death is not worked on ahead.
   Up is it from the end of its start: reading a full spool anew takes longer than that, and kills then come at the same moment each time.
 - With `OWN_DEATHS_MAX` deaths of its own a study is held; a new generation (a person released it, instances came) begins anew.
 """
@@ -94,6 +95,22 @@ class StudyAttempts:
             assert turn is not None
             with self._ending(received_study_pk, turn, is_last_step):
                 yield turn
+            if turn is Turn.NOW and not is_last_step:
+                self._pause(received_study_pk)
+
+    @contextmanager
+    def work_ahead(self) -> Iterator[bool]:
+        """Within, if True, no suspect is tried alone: it waits for the end of this, which has to come soon once `is_alone_wanted`.
+
+        False where one is at it, or waits to be.
+        """
+        with self._road.beside_if_open() as is_open:
+            yield is_open
+
+    @property
+    def is_alone_wanted(self) -> bool:
+        """Whether a suspect is tried alone, or waits for what is beside it."""
+        return self._road.is_alone_wanted
 
     def stop(self) -> None:
         """Nothing is in flight: what this run was at goes on in the next one, and its end is no death."""
@@ -137,6 +154,15 @@ class StudyAttempts:
         if turn is Turn.NOW and is_last_step:
             self._rest(received_study_pk, is_done=True)
 
+    def _pause(self, received_study_pk: int) -> None:
+        """Until the next step nothing of this study runs, and others may: a death now is not its own."""
+        with self._database.transaction() as session:
+            session.exec(
+                update(StudyAttempt)
+                .where(col(StudyAttempt.received_study_pk) == received_study_pk, col(StudyAttempt.run_id) == self._run_id)
+                .values(is_alone=False)
+            )
+
     def _rest(self, received_study_pk: int, *, is_done: bool) -> None:
         with self._database.transaction() as session:
             row = session.get(StudyAttempt, received_study_pk)
@@ -168,6 +194,23 @@ class _Road:
             with self._changed:
                 self._beside -= 1
                 self._changed.notify_all()
+
+    @contextmanager
+    def beside_if_open(self) -> Iterator[bool]:
+        """As `beside`, without waiting: False, and not on the road, where somebody is alone or waits to be."""
+        with self._changed:
+            is_open = not self.is_alone_wanted
+            self._beside += is_open
+        try:
+            yield is_open
+        finally:
+            with self._changed:
+                self._beside -= is_open
+                self._changed.notify_all()
+
+    @property
+    def is_alone_wanted(self) -> bool:
+        return self._is_closed or self._waiting > 0
 
     @contextmanager
     def alone(self) -> Iterator[None]:

@@ -148,7 +148,7 @@ class Worker:
         self._children = DeidChildren(DEIDENTIFIED_AT_ONCE)
         self._attempts = StudyAttempts(app.database)
         screener = StoppableDeidentifier(self._children, app.stopping)
-        self._deidentify_ahead = DeidentifyAhead(app, screener)
+        self._deidentify_ahead = DeidentifyAhead(app, screener, self._attempts)
         work = Work(app, screener, self._attempts, self._deidentify_ahead)
         self._runner = JobRunner(jobs_url(app.data, app.settings), app.settings.jobs, work)
         #: Of studies that wait to be processed, and of deliveries that are due: what the runner was told already.

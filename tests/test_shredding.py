@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 from sqlmodel import select
@@ -13,12 +14,17 @@ from compliance.audit_checkpoint import verify_log
 from compliance.crosswalk import open_study_identity
 from compliance.study import StudyStatus, open_study_key, require_study
 from crypto.errors import Conflict, NotFound, TemporarilyUnable
+from gateway.archiving import archive_originals, study_key_of
 from gateway.fsck import Fsck
+from gateway.hospital_studies import _identity_before
+from gateway.login import Visitor
 from gateway.received import ReceivedState, ReceivedStudy
 from gateway.shredding import shred_study
+from gateway.study_attempts import StudyAttempts
+from gateway.worker import Work
 from reporting.delivery_queue import Delivery, DeliveryState
 from tests.builders import make_ct_study
-from tests.gateway_site import GatewaySite, gateway_site
+from tests.gateway_site import GatewaySite, PlainScreener, gateway_site
 from worklist.procedure_step import State
 from worklist.view_grant import ViewGrant
 from worklist.workitem import ProcedureStep
@@ -155,3 +161,26 @@ def test_an_unknown_study_is_refused(site: GatewaySite) -> None:
     for name in ("2.25.1", "received/99"):
         with pytest.raises(NotFound):
             shred(site, name)
+
+
+def test_a_study_that_was_shredded_gets_no_other_key_and_its_page_says_so(tmp_path: Path) -> None:
+    """Neither of its job, nor of whoever looks at the hospital's page: it would be there again under a key that nobody shredded."""
+    with gateway_site(tmp_path / "held", has_study=False) as site:
+        pk = site.receive(make_ct_study(instances=2, number=871))
+        archive_originals(site.app, pk)
+        with site.app.database.transaction() as session:
+            study = session.get(ReceivedStudy, pk)
+            assert study is not None
+            study.state = ReceivedState.QUARANTINED
+            session.add(study)
+        shred(site, f"received/{pk}")
+        with pytest.raises(NotFound):
+            study_key_of(site.app, pk)
+        work = Work(site.app, PlainScreener(), StudyAttempts(site.app.database))
+        with pytest.raises(NotFound):
+            work.archive(pk)
+        with site.app.database.reading() as session:
+            after = session.get(ReceivedStudy, pk)
+        assert after is not None and after.study_key_id == study.study_key_id and after.wrapped_dek is None
+        assert not list(site.app.keys.shred_key_ids())
+        assert _identity_before(site.app, cast(Visitor, None), after, None).name == "Deleted"
