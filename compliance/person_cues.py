@@ -2,8 +2,8 @@
 """What announces a person in free text: words before a name and behind one, in eleven languages, folded by `name_forms.fold`.
 
 A cue makes nobody of a word by itself: `strangers` asks for a capital letter and for a word that means nothing clinical. Three strengths:
-what only a person follows ("discussed with"), what a person or a thing follows ("with", told from a title's capitals), and what only a
-person does ("was informed"). PS3.15 E.3.5 leaves the method open.
+what only a person follows ("discussed with"; then neither the ending of the word nor capitals elsewhere excuse it), what a person or a
+thing follows ("with"), and what only a person does ("was informed"). PS3.15 E.3.5 leaves the method open.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ _PARTICLES = r"\.?\s*[:=]?\s*(?:(?:van|von|de|der|den|di|da|del|la|le|el|al|bin|
 _PREPOSITION = re.compile(r"(?:^|(?<=[\s(,;/]))(?:per|with|w/|to|by|from|for|chez)" + _PARTICLES)
 #: After these only a thing stands, though the last word is one of those above.
 _OF_A_THING = re.compile(
-    r"(?:due|exposure|exposed|secondary|resistance|resistant|allergy|allergic|reaction|compared|comparison|adjacent|close|next|related|attributed|similar|sensitivity|sensitive|"
-    r"superior|inferior|lateral|medial|posterior|anterior|proximal|distal|relative|contact|associated|infected|consistent|compatible|treated|filled|enhanced|injected|acquired|"
-    r"caused|produced|followed|replaced|supplied|compressed|surrounded|induced|infection|bitten|poisoning|positive|negative|tested|screening|evaluation|evaluate|search)\s+(?:with|w/|to|by|from|for)\s*$"
+    r"(?:(?:due|exposure|exposed|secondary|resistance|resistant|allergy|allergic|reaction|superior|inferior|lateral|medial|posterior|anterior|proximal|distal|sensitivity|sensitive) to|"
+    r"(?:consistent|compatible|associated|infected|infection|filled|enhanced|poisoning) with|(?:caused|compressed|surrounded|induced|poisoning|infection) by|"
+    r"(?:distal|proximal|infection) from|(?:positive|negative|evaluate) for)\s+$"
 )
 
 #: After these only a person or a department stands.
 _PERSON_BEFORE = re.compile(
     r"(?:^|(?<=[\s(,;/:.]))(?:"
-    r"cc|copy to|copies to|call|called|calling|called to|nok|rn|fam|family|familie|brother|sister|son|daughter|uncle|aunt|cousin|friend|neighbour|neighbor|partner|guardian|referrer|"
+    r"cc|copy to|copies to|call|called|calling|called to|nok|performed by|done by|made by|seen by|chez|rn|fam|family|familie|brother|sister|son|daughter|uncle|aunt|cousin|friend|neighbour|neighbor|partner|guardian|referrer|"
     r"(?:son|daughter|wife|husband|mother|father|brother|sister|child|baby|relative|carer|behalf|request|opinion|care|secretary|patient|list|clinic) of|"
     r"(?:discussed|spoke|spoken|speaking|talked|agreed|reviewed|confirmed|arranged|liaised|conversation|discussion|phone call|telephone call|meeting|consultation|appointment) (?:with|w/|to)|"
     r"(?:sent|given|faxed|emailed|mailed|phoned|telephoned|communicated|conveyed|reported|relayed|addressed|forwarded|handed|notified|results?|findings|report|images|copy|spoke|attention) to|"
@@ -70,15 +70,20 @@ _ROLES = frozenset(
     "monday tuesday wednesday thursday friday saturday sunday today tomorrow yesterday".split()
 )
 _ROLE_ENDING = re.compile(
-    r"(?:ology|ologie|ologia|ologist|ologen?|ologin|iatry|iatrie|iatria|surgery|surgeons?|chirurgie|chirurgia|klinik|ambulanz|praxis|arzt|arztin|arzte|station|abteilung|aufnahme|zentrum|dienst|"
-    r"therapie|therapeut|schwester|pfleger|personal|kunde|medizin|spital|krankenhaus|stelle|heim|bereich|raum|saal)$"
+    r"[a-z]{3}(?:ology|ologie|ologia|ologist|ologen?|ologin|iatry|iatrie|iatria|surgery|surgeons?|chirurgie|chirurgia|klinik|ambulanz|praxis|arzt|arztin|arzte|station|abteilung|aufnahme|zentrum|dienst|"
+    r"therapie|therapeut|schwester|pfleger|personal|heilkunde|medizin|krankenhaus|leitstelle|pflegeheim|altenheim|wohnheim|kinderheim|bereich|kreissaal|schockraum)$"
 )
-#: Words of medicine that no list holds.
-_CLINICAL_ENDING = re.compile(
-    r"(?:itis|itides|osis|oses|oma|omas|omata|emia|aemia|pathy|pathie|ectomy|ektomie|otomy|ostomy|plasty|plastik|gram|gramm|grams|graphy|graphie|scopy|skopie|trophy|trophie|plegia|algia|algie|"
-    r"uria|urie|lysis|lyse|stasis|stenosis|stenose|ectasia|ektasie|genesis|mycin|cillin|azole|amine|idine|ophen|mab|nib|statin|vist|hance|scan|osteum|aceae|cocc(?:us|i)|bacter|bacterium|myces|monas|ella|virus|"
-    r"ation|ationen|ung|ungen|heit|keit|schaft|tion|tions|ment|ments|ness|ity|ities|ical|ous|ive|ance|ence)$"
+#: Words of medicine that no list holds, even behind what a person usually follows; no surname ends so.
+_MEDICAL_ENDING = re.compile(
+    r"[a-z]{2}(?:itis|itides|pathy|pathie|ectomy|ektomie|otomy|ostomy|plasty|plastik|graphy|graphie|scopy|skopie|trophy|trophie|plegia|algia|algie|lysis|stenosis|stenose|ectasia|ektasie|"
+    r"genesis|mycin|cillin|coccus|cocci|bacter|bacterium|myces)$"
 )
+
+
+def _is_a_role(folded: str, after: str) -> bool:
+    # A ward has a number or a letter; else Ward is somebody.
+    is_somebody = folded == "ward" and re.match(r"\s*(?:\d|[a-z](?!\w))", after) is None
+    return not is_somebody and (folded in _ROLES or _ROLE_ENDING.search(folded) is not None)
 
 
 def names_a_person(before: str, folded: str) -> bool:
@@ -89,10 +94,20 @@ def names_a_person(before: str, folded: str) -> bool:
     return cue is not None and len(cue.group().strip(" .:=")) >= _SURE_CUE_LETTERS and not cue.group().startswith("called")
 
 
-def may_name_a_person(before: str, after: str, folded: str, *, is_title_case: bool) -> bool:
-    """The same of a word that is on no list; `is_title_case` if each word of the text has a capital, so that a capital says nothing."""
-    if _CLINICAL_ENDING.search(folded) or folded in _ROLES or _ROLE_ENDING.search(folded):
+def follows_a_sure_cue(before: str) -> bool:
+    """Whether the folded text `before` ends with what only a person or a department follows; "M." alone is Morbus too."""
+    cue = _PERSON_BEFORE.search(before)
+    return cue is not None and cue.group().strip(" .:=") != "m"
+
+
+def may_name_a_person(before: str, after: str, folded: str, *, is_thing: bool) -> bool:
+    """The same of a word that is no name we know; `is_thing` if it stands in clinical texts as a thing. How the rest is written says nothing."""
+    if _is_a_role(folded, after) or _MEDICAL_ENDING.search(folded):
         return False
-    if _PERSON_BEHIND.match(after) or _PERSON_BEFORE.search(before):
+    if _PERSON_BEFORE.search(before):
         return True
-    return not is_title_case and _PREPOSITION.search(before) is not None and _OF_A_THING.search(before) is None
+    if is_thing:
+        return False
+    if _PERSON_BEHIND.match(after):
+        return True
+    return _PREPOSITION.search(before) is not None and _OF_A_THING.search(before) is None

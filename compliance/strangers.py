@@ -14,12 +14,14 @@ from functools import cache
 from typing import NamedTuple
 
 from compliance import text_patterns as patterns
+from compliance.eponyms import is_beside_its_disease
 from compliance.name_forms import fold_term
-from compliance.person_cues import may_name_a_person, names_a_person
+from compliance.person_cues import follows_a_sure_cue, may_name_a_person, names_a_person
 from compliance.profile_table import standard_data
 
 _WORD = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)*")
-_SHORT_CAPITALS = re.compile(r"(?<![^\W_])[A-Z]{2,3}\.?\s*$")
+#: In capitals, what abroad is a title: structured report, signal to noise, molecular weight.
+_NO_CUE_IN_CAPITALS = re.compile(r"(?<![^\W_])(?:SR|SNR|SIG|MW|M|MGR|TOV|LEK)\s*$")
 _INITIAL_BEFORE = re.compile(r"(?<![^\W_])[A-Z]\.[ \t]?$")
 _INITIAL_AFTER = re.compile(r"(?:[ \t]+[A-Z]\.|,[ \t]*[A-Z](?:\.|(?![^\W_])))")
 #: Endings that make a surname of a word, in Latin, Greek and Cyrillic letters; of words of at least six letters.
@@ -28,15 +30,9 @@ _FAMILY_ENDING = re.compile(
     r"s[sz]on|sdottir|strom|qvist|lund|gren|escu|eanu|asinghe|aratne|swamy|subramanian|walla|nathan|οπουλος|οπουλου|ακης|ιδης|ιδου|"
     r"ова|ева|ский|ская|енко|чук|швили|дзе|евич|ович)$"
 )  # fmt: skip
-#: What a surname before it names: a disease, a sign, a score.
-_EPONYM_BEHIND = re.compile(
-    r"(?:['\u2019]?s)?(?:[-\u2013][^\W\d_]+)*(?:['\u2019]?s)?[ ,]+(?:(?:type|grade|optic|muscular|corneal|cell) )?(?:syndromes?|syndroms?|diseases?|signs?|palsy|paralysis|dystroph(?:y|ie)|contracture|phenomen(?:on|a)|"
-    r"classification|klassifikation|scores?|scale|criteria|anomaly|anomalie|deformity|krankheit|zeichen)(?!\w)|"
-    r"['\u2019]s (?:psychosis|impetigo|kidney|membrane|tumou?r|lymphoma|nephritis|encephalopathy|hepatitis|an(?:a)?emia|spots?|edema|oedema|pneumonia|stomatitis|hyperlipoproteinemia)(?!\w)"
-)
-_EPONYM_BEFORE = re.compile(
-    r"(?:morbus|(?:maladie|syndrome|signe|sindrome|enfermedad|malattia|doenca|morbo|sindroma|mal|choroba|ziekte|syndroom)(?:\s+(?:de|du|des|di|da|do|d'|la|van|von|l'))*)\s+$"
-)
+_FROM_SOMEWHERE = re.compile(r"(?:^|\s)(?:from|to|in)\s+$")
+#: Countries that are surnames too, but seldom.
+_COUNTRIES = frozenset(("austria", "brazil", "czech", "germany"))
 _HONORED = re.compile(r"-(?:san|sama|sensei)(?![^\W_])", re.IGNORECASE)
 
 
@@ -56,14 +52,13 @@ def looks_like_a_person(text: str, removed: list[tuple[int, int]]) -> bool:
         text = text[:first] + "|" * (last - first) + text[last:]
     words = [_word(match, text) for match in _WORD.finditer(text)]
     has_capitals = any(map(str.isupper, text))
-    is_title_case = all(word.is_capital for word in words)
     for index, word in enumerate(words):
         if len(word.folded) < 3 or not (word.is_capital or not has_capitals):
             continue
         following = words[index + 1] if index + 1 < len(words) and _beside(word, words[index + 1], text) else None
         is_name = _is_frequent_name(word, following, text)
-        is_name = is_name or (word.is_titled and _is_written_as_a_name(word, following, text, is_title_case))
-        if is_name and not _is_eponym(word, text):
+        is_name = is_name or (word.is_titled and _is_written_as_a_name(word, following, text))
+        if is_name and not _is_eponym(word, text) and not _is_place(word, words, text):
             return True
     return any(_is_pair(one, two, text) for one, two in itertools.pairwise(words))
 
@@ -73,8 +68,7 @@ def _word(match: re.Match[str], text: str) -> _Word:
     is_possessive = len(written) > 2 and written[-2] in "'\u2019" and written[-1] in "sS"
     bare = written[:-2] if is_possessive else written
     folded = re.sub(r"[^\w]", "", fold_term(bare))
-    # No name begins with three capitals and goes on without: a product does ("DICOMatic").
-    is_titled = bare[0].isupper() and not bare[:3].isupper()
+    is_titled = bare[0].isupper() and not bare.isupper()
     return _Word(folded, match.start(), match.start() + len(bare), bare[0].isupper(), is_titled, is_possessive)
 
 
@@ -83,9 +77,24 @@ def _beside(one: _Word, two: _Word, text: str) -> bool:
 
 
 def _is_eponym(word: _Word, text: str) -> bool:
-    """Whether a disease, sign or score has this name here."""
-    before, after = text[max(0, word.start - 30) : word.start], text[word.end : word.end + 40]
-    return _EPONYM_BEHIND.match(fold_term(after)) is not None or _EPONYM_BEFORE.search(fold_term(before)) is not None
+    """Whether a disease, sign or score has this name here: never behind what only a person follows."""
+    before, after = fold_term(text[max(0, word.start - 40) : word.start]), fold_term(text[word.end : word.end + 60])
+    if not is_beside_its_disease(word.folded, before, after, _disease_eponyms()):
+        return False
+    if re.search(r"(?<!\w)[a-ln-z]\.\s?$", before):
+        # An initial, but for Morbus.
+        return False
+    return not follows_a_sure_cue(before) and not any(title.end() == len(before) for title in patterns.TITLE.finditer(before))
+
+
+def _is_place(word: _Word, words: list[_Word], text: str) -> bool:
+    """Whether a country or town is meant: alone, or from where somebody or something comes."""
+    if word.folded not in _places() or word.is_possessive or word.folded in _given_names():
+        return False
+    if word.folded in _surnames():
+        return len(words) == 1 and word.folded in _COUNTRIES
+    before = fold_term(text[max(0, word.start - 40) : word.start])
+    return _FROM_SOMEWHERE.search(before) is not None and not follows_a_sure_cue(before)
 
 
 def _is_frequent_name(word: _Word, following: _Word | None, text: str) -> bool:
@@ -102,7 +111,7 @@ def _is_frequent_name(word: _Word, following: _Word | None, text: str) -> bool:
     return True
 
 
-def _is_written_as_a_name(word: _Word, following: _Word | None, text: str, is_title_case: bool) -> bool:
+def _is_written_as_a_name(word: _Word, following: _Word | None, text: str) -> bool:
     """A capitalised word that means nothing we know, beside a cue or an initial, as an owner, or honoured; behind a sure cue any surname."""
     before, after = text[max(0, word.start - 40) : word.start], text[word.end : word.end + 30]
     is_common_name = word.folded in _common_surnames() and word.folded not in patterns.ANATOMY
@@ -110,14 +119,15 @@ def _is_written_as_a_name(word: _Word, following: _Word | None, text: str, is_ti
     is_near_initial = _INITIAL_BEFORE.search(before) or _INITIAL_AFTER.match(after) or _HONORED.match(after)
     if (is_common_name or is_unknown) and is_near_initial:
         return True
-    if _SHORT_CAPITALS.search(before):
-        # An abbreviation: "MR", "SR", "HR".
-        return False
+    is_abbreviation = _NO_CUE_IN_CAPITALS.search(before) is not None
     before, after = fold_term(before), fold_term(after)
     if not is_unknown or len(word.folded) < 4:
         is_used_as_word = following is not None and _means_something(following.folded)
         return is_surname(word.folded) and not is_used_as_word and names_a_person(before, word.folded)
-    return word.is_possessive or may_name_a_person(before, after, word.folded, is_title_case=is_title_case)
+    is_thing = word.folded in _things()
+    return (word.is_possessive and not is_thing) or may_name_a_person(
+        "" if is_abbreviation else before, after, word.folded, is_thing=is_thing
+    )
 
 
 def _is_pair(one: _Word, two: _Word, text: str) -> bool:
@@ -151,7 +161,7 @@ def _list(name: str) -> frozenset[str]:
 
 def load_lists() -> None:
     """All lists are in memory."""
-    for words in (_surnames, _common_surnames, _given_names, _more_eponyms, _trade_words):
+    for words in (_surnames, _common_surnames, _given_names, _more_eponyms, _disease_eponyms, _trade_words, _things, _places):
         words()
 
 
@@ -169,6 +179,18 @@ def _given_names() -> frozenset[str]:
 
 def _more_eponyms() -> frozenset[str]:
     return _list("more_eponyms")
+
+
+def _disease_eponyms() -> frozenset[str]:
+    return _list("disease_eponyms")
+
+
+def _things() -> frozenset[str]:
+    return _list("things")
+
+
+def _places() -> frozenset[str]:
+    return _list("places")
 
 
 def _trade_words() -> frozenset[str]:

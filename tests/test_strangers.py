@@ -22,6 +22,12 @@ STRANGERS = [
     "paziente Zorvathine agitato", "richiesto da Zorvathine", "discutido com Zorvathine", "besproken met Zorvathine", "aangevraagd door Zorvathine", "konsultowano z Zorvathine",
     "skierowany przez Zorvathine", "Pan Zorvathine badany", "remitterad av Zorvathine", "Fru Zorvathine har smärta", "ct head aschauer", "CT HEAD VENDITTI",
     "CT Venditti Kidney", "MRI Venditti tumor follow-up",
+    "CT Nguyen, signs of PE", "Hernandez disease stable since 2020", "CT Kowalczyk's pneumonia", "Venditti palsy left arm", "Nguyen signs consent", "Cc: Venditti, signs of PE",
+    "Hernandez, criteria met", "Garcia, Krankheit unklar", "follow up Hernandez's lymphoma", "Syndrome Venditti", "Venditti-Parkinson disease", "Perrin disease stable",
+    "cc Grover disease stable", "Andersson was seen", "Jordan's scan", "CT Georgia", "per France", "cc Ward",
+    "CT Zorvathine's kidney", "called RN Zorvathine", "CC Zorvathine", "NOK Zorvathine", "HR Zorvathine", "FAM Zorvathine", "RN Zorvathine informed", "cc MCDonagh", "per O'BRien",
+    "With Zorvathine", "By Zorvathine", "Report To Zorvathine", "CT With Zorvathine", "sister Zorvathive", "per Zorvance", "called Zorvella", "brother Zorvoma", "called Windvarheim",
+    "injected by Zorvathine", "contact with Zorvathine",
     "Clark", "Konstantinopoulos", "ЗАХАРЧЕНКО КТ", "Hausarzt Zorvathine", "brother Thi Nguyen",
 ]  # fmt: skip
 NOBODY = [
@@ -31,6 +37,8 @@ NOBODY = [
     "compression ratio 4.05 [From ELSCINT by DICOMatic 1.7 rev-3b]", "Germany", "Franklin disease with failed remission", "Claude syndrome", "Maladie de Hansen",
     "Infection due to Cryptostroma", "Fever With Rigors", "Poisoning By Tetracyclines", "Angiography With Fractal Runoffs", "mit Angehörigen besprochen", "Rücksprache mit Stationsarzt",
     "discussed with Radiology", "called to Ward 7", "informed the Registrar", "überwiesen von Hausarzt", "M. Bechterew", "MR Enteroklysma",
+    "Hashimoto's thyroiditis", "Budd-Chiari syndrome", "Waldenström macroglobulinemia", "Hailey-Hailey disease", "Meissner's plexus", "Harada disease", "maladie de Hansen", "Morbus Ormond",
+    "SR Enteroklysma", "Hypoxia With Hypercapnia", "called to Ward 7", "Transferred from Boston", "positive for Enteroklysma",
 ]  # fmt: skip
 
 
@@ -148,6 +156,68 @@ def test_a_title_makes_a_name_of_an_everyday_word(text: str, expected: str) -> N
 def test_a_name_behind_a_title_goes_whatever_its_origin(word: str, text: str) -> None:
     cleaned = CLEANER.clean(text.format(word))
     assert word not in cleaned.text and cleaned.text == text.format("[-]")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Aguilar",
+        "Castillo",
+        "Fitzgerald",
+        "Hernandez",
+        "Kowalczyk",
+        "Lindqvist",
+        "Nguyen",
+        "Okafor",
+        "Papadopoulos",
+        "Schneider",
+        "Venditti",
+        "Yamamoto",
+    ],
+)
+@pytest.mark.parametrize("behind", ["'s", "", ","])
+@pytest.mark.parametrize(
+    "noun",
+    [
+        "signs of PE",
+        "disease stable",
+        "palsy left arm",
+        "criteria met",
+        "scale 80 kg",
+        "Krankheit unklar",
+        "pneumonia",
+        "lymphoma",
+        "syndrome",
+        "tumor",
+        "kidney",
+    ],
+)
+@pytest.mark.parametrize("before", ["", "CT ", "cc ", "With ", "seen with "])
+def test_no_word_for_a_disease_excuses_a_surname_that_none_has(before: str, name: str, behind: str, noun: str) -> None:
+    assert looks_like_a_person(f"{before}{name}{behind} {noun}", [])
+
+
+@pytest.mark.parametrize(
+    "cue",
+    [
+        "called",
+        "cc",
+        "CC",
+        "RN",
+        "NOK",
+        "sister",
+        "discussed with",
+        "Performed By",
+        "überwiesen von",
+        "vu avec",
+        "solicitado por",
+        "richiesto da",
+    ],
+)
+@pytest.mark.parametrize("ending", ["ance", "ive", "ella", "oma", "ment", "ness", "ity", "ung", "heim", "ation", "ous"])
+def test_behind_a_sure_cue_no_ending_excuses_a_word(cue: str, ending: str) -> None:
+    assert looks_like_a_person(f"{cue} Zorvath{ending}", [])
+    assert looks_like_a_person(f"{cue} Zorvath{ending} was seen by us", [])
 
 
 def test_spans_already_removed_are_no_doubt() -> None:
