@@ -4,12 +4,14 @@ Invariants
 - Nothing is written anywhere and no name of a member is ever a path; links, devices and folders are members without a file.
 - Compressed archives are read once from front to back. What they expand to is held against what they are: beyond RATIO_MAX bytes for each
   byte read (and a free part) reading stops. Members and files that are mostly holes are not read at all.
-- An archive without its end mark, or with a header that is none, is broken: the rest of it could be the rest of a study.
+- An archive without its end mark, with anything but zeros behind it, or with a header that is none, is broken: the rest of it could be
+  the rest of a study.
 """
 
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import lzma
 import os
@@ -26,6 +28,8 @@ RATIO_MAX = 100
 _FREE_BYTES, _FREE_SPARSE_BYTES = 128 << 20, 16 << 20
 #: Extended headers hold a name or two.
 _HEADER_BYTES_MAX = 1 << 20
+_BLOCK_BYTES = tarfile.BLOCKSIZE
+_UNREADABLE = "the system could not read it"
 _NAME_LENGTH_MAX = 1024
 _STREAM_BYTES = 1 << 18
 #: For a file that says it is empty and is not, or that grew.
@@ -35,11 +39,18 @@ _HEADERS = frozenset({tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
 _BROKEN = (tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, RecursionError, OverflowError)
 
 
+#: What the system says of a place that cannot be, which a number in an archive made; whatever else it says is not the archive's fault.
+_PLACES = frozenset({None, errno.EINVAL, errno.EOVERFLOW})
+
+
 class Read(Protocol):
     """How to read one file."""
 
     def __call__(self, limit: int | None, start: int = 0) -> bytes:
-        """Its first `limit` bytes or more, or all, from `start` on. Raises RefusedContent where it is too large or cannot be read."""
+        """Its first `limit` bytes or more, or all, from `start` on.
+
+        Raises RefusedContent where it is too large, or FILE_UNREADABLE where the system cannot read it.
+        """
         ...
 
 
@@ -56,6 +67,19 @@ def broken_archive() -> RefusedContent:
     return RefusedContent("BROKEN_ARCHIVE", "not a tar archive that can be read to its end")
 
 
+def _broken_of(problem: BaseException) -> RefusedContent:
+    if isinstance(problem, OSError) and problem.errno not in _PLACES:
+        return RefusedContent("ARCHIVE_UNREADABLE", _UNREADABLE)
+    return broken_archive()
+
+
+def _pread(descriptor: int, count: int, at: int) -> bytes:
+    try:
+        return os.pread(descriptor, count, at)
+    except OSError:
+        raise RefusedContent("FILE_UNREADABLE", _UNREADABLE) from None
+
+
 def _expanding() -> RefusedContent:
     return RefusedContent("ARCHIVE_EXPANDS", "unpack it first: it holds far more than its size")
 
@@ -68,14 +92,14 @@ def reader_of(descriptor: int) -> Read:
         size = what.st_size
         if size > FILE_BYTES_MAX or size > _FREE_BYTES + RATIO_MAX * 512 * what.st_blocks:
             raise _too_large()
-        return _rest_of(descriptor, size, start) if limit is None else os.pread(descriptor, limit, start)
+        return _rest_of(descriptor, size, start) if limit is None else _pread(descriptor, limit, start)
 
     return read
 
 
 def _rest_of(descriptor: int, size: int, start: int) -> bytes:
     pieces: list[bytes] = []
-    while piece := os.pread(descriptor, max(size - start + 1, _READ_BYTES_MIN), start):
+    while piece := _pread(descriptor, max(size - start + 1, _READ_BYTES_MIN), start):
         pieces.append(piece)
         start += len(piece)
         if start > FILE_BYTES_MAX:
@@ -90,15 +114,15 @@ def _too_large() -> RefusedContent:
 class Archive:
     """An archive from its first member to its end; the descriptor is the archive's from here on.
 
-    Raises, as does `next`: RefusedContent BROKEN_ARCHIVE, ARCHIVE_EXPANDS.
+    Raises, as does `next`: RefusedContent BROKEN_ARCHIVE, ARCHIVE_EXPANDS, ARCHIVE_UNREADABLE.
     """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor, self._at = descriptor, -1
         self._raw = os.fdopen(descriptor, "rb", buffering=0)
-        opener = _opener(os.pread(descriptor, 6, 0))
-        self._is_plain = opener is None
         try:
+            opener = _opener(os.pread(descriptor, 6, 0))
+            self._is_plain = opener is None
             if opener is None:
                 self._tar = tarfile.open(fileobj=self._raw, mode="r:", tarinfo=_Header)  # noqa: SIM115
             else:
@@ -107,15 +131,17 @@ class Archive:
         except BaseException as problem:
             self._raw.close()
             if isinstance(problem, _BROKEN):
-                raise broken_archive() from None
+                raise _broken_of(problem) from None
             raise
 
     def next(self) -> Member | None:
         """The next member, None behind the last one; what was `read` of the one before is out of reach."""
         try:
             member = self._tar.next()
-        except _BROKEN:
-            raise broken_archive() from None
+            if member is None:
+                self._require_end()
+        except _BROKEN as problem:
+            raise _broken_of(problem) from None
         # The archive keeps every member it met: of a hundred thousand slices that is a hundred megabytes.
         self._tar.members = []  # type: ignore[attr-defined]
         if member is None:
@@ -128,6 +154,25 @@ class Archive:
         if not member.isreg():
             return Member(name, None, is_folder=member.isdir())
         return Member(name, self._reader(member), member.size)
+
+    def _require_end(self) -> None:
+        """Behind the block of zeros that was read last are another one and nothing else. Raises RefusedContent, and those of _BROKEN."""
+        stream: Any = self._tar.fileobj
+        if self._is_plain:
+            at, size = self._tar.offset, os.fstat(self._descriptor).st_size
+            count = size - at - _BLOCK_BYTES
+            while (at := _data_from(self._descriptor, at, size)) < size and (piece := os.pread(self._descriptor, _STREAM_BYTES, at)):
+                if piece.strip(b"\0"):
+                    raise broken_archive()
+                at += len(piece)
+        else:
+            count = 0
+            while piece := stream.read(_STREAM_BYTES):
+                if piece.strip(b"\0"):
+                    raise broken_archive()
+                count += len(piece)
+        if count < _BLOCK_BYTES:
+            raise broken_archive()
 
     def close(self) -> None:
         """Its file is closed."""
@@ -151,7 +196,7 @@ class Archive:
     def _reader_at(self, offset: int, size: int) -> Read:
         def read(limit: int | None, start: int = 0) -> bytes:
             wanted = max(0, size - start if limit is None else min(limit, size - start))
-            data = os.pread(self._descriptor, wanted, offset + start)
+            data = _pread(self._descriptor, wanted, offset + start)
             if len(data) < wanted:
                 raise broken_archive()
             return data
@@ -162,14 +207,22 @@ class Archive:
         try:
             file = self._tar.extractfile(member)
             data = b"" if file is None else file.read()
-        except _BROKEN:
-            raise broken_archive() from None
+        except _BROKEN as problem:
+            raise _broken_of(problem) from None
         except MemoryError:
             # What was read of it so far is lost, and with it the place of the next member.
             raise _expanding() from None
         if len(data) < member.size:
             raise broken_archive()
         return data
+
+
+def _data_from(descriptor: int, at: int, size: int) -> int:
+    """Where bytes stand from `at` on that are no hole, `size` where none are."""
+    try:
+        return os.lseek(descriptor, at, os.SEEK_DATA)
+    except OSError as problem:
+        return size if problem.errno == errno.ENXIO else at
 
 
 def _refusing(limit: int | None, start: int = 0) -> bytes:

@@ -4,6 +4,7 @@ Invariants
 - The child is given neither the secret nor a path (file_serve.py). What it writes goes to files without a name; who started it names them,
   by UIDs alone.
 - Of what it says beside that only reasons, details and tags of closed lists are taken over.
+- Every file that it is asked of has one answer, and every file to write to is named once at most: who says less, or more, is gone.
 - What it wrote is not looked through a second time here, unlike the work of a worker's child (deid_child.py): a child taken over by a
   codec's bug can spoil the output of its run, and nothing else.
 """

@@ -4,7 +4,8 @@ It runs where a stranger's bytes may do harm (file_serve.py): it is handed descr
 
 Questions and their results, one for each file or member in order; what it has it says at least every second
 - {"learn": n} with n files: [study, patient id, accession number, where the dataset starts, transfer syntax, class, instance] of each, null
-  where it does not parse; beside the results stands what was new of identity, by study.
+  where it does not parse, {"refused": [reason, detail, tag], "study": its study or null} where it may name somebody whom this did not see;
+  beside the results stands what was new of identity, by study.
 - {"make": n, "known": such a list or null for each, "pseudonyms": of instances named there} with n files to read and n to write to:
   {"made": [study, series, instance, counts, which file was written to]}, {"refused": [reason, detail, tag]} or {"failed": errno}.
 - Either with "archive", the number of members to leave out, and the archive before the other files: n members at most, each result as
@@ -17,7 +18,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from typing import Any
 
 from compliance.archive_members import Archive, Member, Read, reader_of
@@ -37,8 +37,9 @@ _HEAD_BYTES, _LONG_HEAD_BYTES = 1 << 14, 1 << 16
 _CHANGED = "the file is not the one that was read at first"
 _NO_FILE = ["NOT_A_FILE", "a link or a device", None]
 _LIMIT = ["WORKER_LIMIT", "it takes more memory than an instance of its size may", None]
+_UNREADABLE = "FILE_UNREADABLE"
 #: Behind these nothing more of an archive can be read.
-_OF_ARCHIVES = frozenset({"BROKEN_ARCHIVE", "ARCHIVE_EXPANDS"})
+_OF_ARCHIVES = frozenset({"BROKEN_ARCHIVE", "ARCHIVE_EXPANDS", "ARCHIVE_UNREADABLE"})
 _MEMOS_MAX = 4
 _SECONDS_OF_SILENCE = 1.0
 _CHARSET, _PATIENT_ID, _STUDY_UID, _ACCESSION = 0x00080005, 0x00100020, 0x0020000D, 0x00080050
@@ -166,12 +167,13 @@ class FilePasses:
             return "folder" if member.is_folder else {"refused": _NO_FILE}
         return self._made(member.read, member.size, what, sinks)
 
-    def _learnt_of_member(self, member: Member) -> Any:
+    def _learnt_of_member(self, member: Member) -> list[Any] | Answer | None:
         return None if member.read is None else self._learnt(member.read, member.size)
 
     # -- pass one
 
-    def _learnt(self, read: Read, size: int) -> list[Any] | None:
+    def _learnt(self, read: Read, size: int) -> list[Any] | Answer | None:
+        study = None
         try:
             data = read(self._head_bytes)
             found = self._instance(data, self._head_bytes)
@@ -183,21 +185,19 @@ class FilePasses:
                 self._allow(size)
                 data = read(None)
                 found = self._instance(data)
+            assert found is not None
+            instance, (study, patient_id, accession), parts = found
+            collector = self._collectors.get(study)
+            if collector is None:
+                collector = self._collectors[study] = IdentityCollector()
+            collector.add_parts(instance.payload, parts, encoding_of(instance.transfer_syntax_uid))
         except RefusedContent as refused:
             if refused.reason_code in _OF_ARCHIVES:
                 raise
-            return None
-        except (MemoryError, RecursionError, OSError):
-            # Pass two will say why.
-            return None
-        assert found is not None
-        instance, (study, patient_id, accession), parts = found
-        collector = self._collectors.get(study)
-        if collector is None:
-            collector = self._collectors[study] = IdentityCollector()
-        # A sequence may not parse inside: the instance will be refused, what stood before it counts.
-        with suppress(RefusedContent, MemoryError, RecursionError):
-            collector.add_parts(instance.payload, parts, encoding_of(instance.transfer_syntax_uid))
+            # What does not parse does not parse the next time either. Whom it names in the rest of a header of this study nobody knows.
+            return None if study is None and refused.reason_code != _UNREADABLE else {"refused": _refusal_of(refused), "study": study}
+        except (MemoryError, RecursionError):
+            return {"refused": _LIMIT, "study": study}
         start = len(data) - len(instance.payload)
         return [study, patient_id, accession, start, instance.transfer_syntax_uid, instance.sop_class_uid, instance.sop_instance_uid]
 
@@ -264,6 +264,8 @@ class FilePasses:
             said = self._ask({"study": study})
             if said is None:
                 raise RefusedContent("UID_MISMATCH", _CHANGED)
+            if "held" in said:
+                raise RefusedContent("IDENTITY_INCOMPLETE", said["held"])
             identity = identity_of_json(said["identity"])
             names = (said["pseudonym"], said["date_offset_days"], said["accession_pseudonym"])
             under = self._recent[study] = Pseudonymity(said["hospital_id"], b"", *names, identity, self._profile)

@@ -77,12 +77,20 @@ def serve(connection: socket.socket, sink: int, seconds: float) -> None:
     has_screen = profile.has(Option.CLEAN_PIXEL_DATA)
     passes = FilePasses(profile, ask, screen=screen if has_screen else None, allow=allow_for, compress=settings["compress"])
     while True:
-        byte, descriptors, _, _ = socket.recv_fds(connection, 1, DESCRIPTORS_MAX)
-        if not byte:
+        descriptors = _handed(connection)
+        if descriptors is None:
             return
         question, _ = child_wire.receive(source, QUESTION_BYTES_MAX)
         for answer in passes.answers(question, descriptors):
             child_wire.send(sink, answer)
+
+
+def _handed(connection: socket.socket) -> list[int] | None:
+    """The files that come next, None where nothing does. Raises EOFError where not all came: this process may hold no more."""
+    byte, descriptors, flags, _ = socket.recv_fds(connection, 1, DESCRIPTORS_MAX)
+    if flags & socket.MSG_CTRUNC:
+        raise EOFError
+    return descriptors if byte else None
 
 
 def main() -> None:

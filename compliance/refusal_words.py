@@ -13,7 +13,8 @@ from compliance.dataset_bytes import DEPTH_MAX, NUMBER_BYTES
 TAG = re.compile(r"\([0-9A-F]{4},[0-9A-F]{4}\)")
 REASONS = frozenset(
     """
-    ARCHIVE_EXPANDS BROKEN_ARCHIVE BURNED_IN_TEXT DATASET_NOT_WRITABLE DEFLATED_TRANSFER_SYNTAX DICOMDIR DOUBTFUL_TEXT DUPLICATE_ELEMENT
+    ARCHIVE_EXPANDS ARCHIVE_UNREADABLE FILE_UNREADABLE IDENTITY_INCOMPLETE
+    BROKEN_ARCHIVE BURNED_IN_TEXT DATASET_NOT_WRITABLE DEFLATED_TRANSFER_SYNTAX DICOMDIR DOUBTFUL_TEXT DUPLICATE_ELEMENT
     ENCAPSULATED_DOCUMENT
     ENCAPSULATED_IDENTITY ENCAPSULATED_IMAGES IMPOSSIBLE_PIXELS MALFORMED_DATASET MALFORMED_PIXELS MISSING_UID NESTED_TOO_DEEP
     NOT_A_FILE OPAQUE_SOP_CLASS OVERLAY_IN_PIXELS PIXELS_NOT_SCREENED PIXELS_TOO_LARGE PIXEL_DIMENSIONS_INVALID PIXEL_LENGTH_MISMATCH
@@ -149,7 +150,9 @@ DETAILS = (
         two segments that decide on colour
         what a video holds beside pixels cannot be told
         what such a stream holds beside pixels cannot be told
+        a file that may be of its study gave no identity
         a link or a device
+        the system could not read it
         not a tar archive that can be read to its end
         the file is larger than an instance may be
         the file is not the one that was read at first

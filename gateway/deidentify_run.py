@@ -3,8 +3,9 @@
 Two passes: the first gathers each study's identity from all of its instances, the second de-identifies them one by one. Under one secret
 the same input gives the same output for ever. Output names are pseudonymous UIDs: a folder or file name of the source may name a patient.
 
-A file that kills the child, or takes too long, is tried once more alone, then refused, and the rest goes on. An archive that breaks is
-refused whole: what was in the rest of it nobody knows, and whom it named.
+A file that kills the child, or takes too long, is tried once more alone, then refused, and the rest goes on; where that is in pass one,
+without the studies that it may belong to (file_studies.py), for nobody knows whom it names. An archive that breaks is refused whole: what
+was in the rest of it nobody knows, and whom it named.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,37 +26,22 @@ from compliance.deid_profile import DeidProfile
 from compliance.file_child import ChildGone, FileChild, FileLimits, Passes, counts_said, names_said, refusal_said
 from compliance.profile_table import load_table
 from crypto.errors import BadInput, RefusedContent
-from gateway.file_sources import Entry, entries
-from gateway.file_studies import FileStudies, Known
+from gateway.deidentify_report import Outcome
+from gateway.file_sources import Entry, entries, no_file, opened
+from gateway.file_studies import FileStudies
 from gateway.output_files import OutputFiles
 
 if TYPE_CHECKING:
     from compliance.deidentify import PixelScreen
     from compliance.file_passes import FilePasses
 
-REPORT_FORMAT = "readgate-deidentify-report/1"
 #: Files that go to the child with one question; half as many where each has one to write to.
 _AT_ONCE = 32
-#: Files that the report names as quarantined; of more it says how many.
-_LISTED_MAX = 100_000
 #: Members of one archive that may kill the child before the archive is given up.
 _DEATHS_MAX = 16
-
-
-@dataclass
-class _Outcome:
-    passed: int = 0
-    quarantined: list[dict[str, str]] = field(default_factory=list)
-    reasons: Counter[str] = field(default_factory=Counter)
-    actions: Counter[str] = field(default_factory=Counter)
-
-    def refuse(self, name: str, refused: RefusedContent) -> None:
-        self.reasons[refused.reason_code] += 1
-        if len(self.quarantined) < _LISTED_MAX:
-            # A name on a disk or in an archive is any bytes; a report is UTF-8.
-            readable = name.encode("utf-8", "backslashreplace").decode()
-            entry = {"source": readable, "reason": refused.reason_code, "detail": refused.detail}
-            self.quarantined.append(entry | ({"tag": refused.tag} if refused.tag else {}))
+#: An archive refused for these says nothing else the next time; whatever else it is given up for, nobody knows whom the rest of it names.
+_ALWAYS = frozenset({"BROKEN_ARCHIVE", "ARCHIVE_EXPANDS"})
+_END = object()
 
 
 class DeidentifyRun:
@@ -88,7 +73,7 @@ class DeidentifyRun:
             self._passes = _Here(FilePasses(profile, studies.told, screen=screen, allow=lambda _: None, compress=compress))
         self._dead: dict[str, RefusedContent] = {}
         self._suspects: set[str] = set()
-        self._outcome = _Outcome()
+        self._outcome = Outcome()
         self._outputs = OutputFiles(Path())
         self._tick: Callable[[], object] = _nothing
         #: Pseudonyms by what was there before.
@@ -101,7 +86,9 @@ class DeidentifyRun:
             BadInput: there is nothing to read, or the archive that is to be read is none.
             OSError: a file cannot be read or written.
         """
-        self._outcome, self._outputs = _Outcome(), OutputFiles(destination)
+        self._outcome, self._outputs = Outcome(), OutputFiles(destination)
+        # Once: it may be a link, and lead elsewhere at the second look.
+        root = source.resolve()
         try:
             with _progress() as progress:
                 task = progress.add_task("reading identities", total=None)
@@ -113,7 +100,8 @@ class DeidentifyRun:
                         progress.advance(task)
 
                 self._tick = tick
-                self._pass(entries(source, destination), is_making=False)
+                self._pass(entries(root, destination, source.name), is_making=False)
+                self._studies.close()
                 if source.is_file() and source.name in self._dead and Entry(source.name, str(source)).is_archive:
                     refused = self._dead[source.name]
                     raise BadInput(f"{source.name} is refused: {refused.detail}")
@@ -122,25 +110,11 @@ class DeidentifyRun:
                 progress.update(task, description="de-identifying", total=counted["files"], completed=0)
                 self._tick = _nothing if progress.disable else partial(progress.advance, task)
                 self._suspects.clear()
-                self._pass(entries(source, destination), is_making=True)
+                self._pass(entries(root, destination, source.name), is_making=True)
         finally:
             self._passes.close()
             self._outputs.drop()
-        return self._report()
-
-    def _report(self) -> dict[str, Any]:
-        outcome = self._outcome
-        unlisted = sum(outcome.reasons.values()) - len(outcome.quarantined)
-        return {
-            "format": REPORT_FORMAT,
-            "profile": {"name": self._profile.name, "options": sorted(self._profile.options)},
-            "table_edition": self._table_edition,
-            "passed": outcome.passed,
-            "quarantined": outcome.quarantined,
-            **({"quarantined_unlisted": unlisted} if unlisted else {}),
-            "reasons": dict(outcome.reasons),
-            "actions": dict(sorted(outcome.actions.items())),
-        }
+        return self._outcome.report(self._profile, self._table_edition)
 
     # -- through all there is
 
@@ -150,7 +124,7 @@ class DeidentifyRun:
             if is_making and (entry.name in self._dead or not entry.is_file):
                 self._settle(batch, is_making)
                 batch = []
-                self._outcome.refuse(entry.name, self._dead.get(entry.name) or _no_file())
+                self._outcome.refuse(entry.name, self._dead.get(entry.name) or no_file())
             elif entry.is_archive:
                 self._settle(batch, is_making)
                 batch = []
@@ -165,27 +139,36 @@ class DeidentifyRun:
     def _settle(self, batch: Sequence[Entry], is_making: bool) -> None:
         """All of these, and alone those that did not come back from it together."""
         settled = 0
-        try:
-            if batch:
-                for _ in self._made(batch) if is_making else self._learnt(batch):
-                    settled += 1
-                    self._tick()
-            return
-        except ChildGone as gone:
-            self._outputs.drop()
-            rest = batch[settled:]
-            if not rest:
+        with opened(batch) as (files, unopened):
+            for entry, refused in unopened.items():
+                self._settle_refused(entry, refused, is_making)
+            batch = list(files)
+            try:
+                if batch:
+                    found = list(files.values())
+                    for _ in self._made(batch, found) if is_making else self._learnt(batch, found):
+                        settled += 1
+                        self._tick()
                 return
-            if len(rest) == 1 and rest[0].name in self._suspects:
-                if is_making:
-                    self._outcome.refuse(rest[0].name, gone.refusal)
-                else:
-                    self._dead[rest[0].name] = gone.refusal
-                self._tick()
-                return
+            except ChildGone as gone:
+                self._outputs.drop()
+                rest = batch[settled:]
+                if not rest:
+                    return
+                if len(rest) == 1 and rest[0].name in self._suspects:
+                    self._settle_refused(rest[0], gone.refusal, is_making)
+                    return
         self._suspects.update(entry.name for entry in rest)
         for entry in rest:
             self._settle([entry], is_making)
+
+    def _settle_refused(self, entry: Entry, refused: RefusedContent, is_making: bool) -> None:
+        if is_making:
+            self._outcome.refuse(entry.name, refused)
+        else:
+            self._dead[entry.name] = refused
+            self._studies.miss(entry.name, -1, refused)
+        self._tick()
 
     def _archive(self, entry: Entry, is_making: bool) -> None:
         """Its members, so many at a time; alone what did not come back, and not one more than so many of those."""
@@ -227,8 +210,12 @@ class DeidentifyRun:
             question |= {"make": count, **self._studies.told_of(known)}
         else:
             question["learn"] = count
-        with _opened([entry] if is_new else []) as files:
-            for item in self._results(question, [*files, *(self._outputs.wanted(count) if is_making else [])]):
+        members, is_ended = 0, False
+        with opened([entry] if is_new else []) as (files, unopened):
+            if unopened:
+                yield unopened[entry]
+                return
+            for item in self._results(question, [*files.values(), *(self._outputs.wanted(count) if is_making else [])]):
                 with self._believing():
                     if item is None or item == "over":
                         said = item
@@ -237,33 +224,45 @@ class DeidentifyRun:
                     else:
                         name, result = item
                         said = (str(name), result)
+                        members += 1
+                    if is_ended or members > count:
+                        raise ValueError("more than was asked for")
+                    is_ended = item == "over" or isinstance(item, dict)
                 if said is not None:
                     yield said
+            with self._believing():
+                if not is_ended and members < count:
+                    raise ValueError("less than was asked for")
         self._outputs.settle()
 
     def _settle_member(self, entry: Entry, number: int, name: str, result: Any, is_making: bool) -> None:
         if result == "folder":
             return
         if not is_making:
-            if not isinstance(result, RefusedContent):
+            if isinstance(result, RefusedContent):
+                self._studies.miss(entry.name, number, result)
+            else:
                 self._noted(entry.name, number, result)
         elif isinstance(result, RefusedContent):
             self._outcome.refuse(f"{entry.name}:{name}", result)
         else:
-            self._take(f"{entry.name}:{name}", self._studies.known(entry.name, number), result)
+            self._take(f"{entry.name}:{name}", (entry.name, number), result)
         self._tick()
 
     def _give_up(self, entry: Entry, refused: RefusedContent, is_making: bool) -> None:
         self._dead[entry.name] = refused
         if is_making:
             self._outcome.refuse(entry.name, refused)
+        elif refused.reason_code not in _ALWAYS:
+            self._studies.miss(entry.name, 0, refused)
 
     def _results(self, question: dict[str, Any], descriptors: Sequence[int]) -> Iterator[Any]:
         for answer in self._passes.asked(question, descriptors):
-            yield from answer["results"]
             with self._believing():
+                # Before a result is settled: what is settled is not asked for again.
                 for study, terms in answer["terms"].items():
                     self._studies.gather(study, terms)
+            yield from answer["results"]
 
     @contextmanager
     def _believing(self) -> Iterator[None]:
@@ -276,41 +275,47 @@ class DeidentifyRun:
 
     # -- pass one
 
-    def _learnt(self, batch: Sequence[Entry]) -> Iterator[None]:
-        with _opened(batch) as files:
-            results = self._results({"learn": len(batch)}, files)
-            for entry, result in zip(batch, results, strict=False):
-                self._noted(entry.name, -1, result)
-                yield
-            self._end(results)
+    def _learnt(self, batch: Sequence[Entry], files: Sequence[int]) -> Iterator[None]:
+        results = self._results({"learn": len(batch)}, files)
+        for entry, result in self._each(batch, results):
+            self._noted(entry.name, -1, result)
+            yield
 
     def _noted(self, name: str, number: int, result: Any) -> None:
         with self._believing():
             self._studies.note(name, number, result)
 
-    def _end(self, results: Iterator[Any]) -> None:
-        """All that were asked for have come, and nothing else does."""
-        for _ in results:
-            self._passes.close()
-            raise ChildGone("WORKER_DIED")
+    def _each(self, batch: Sequence[Entry], results: Iterator[Any]) -> Iterator[tuple[Entry, Any]]:
+        """Each with its result: none is passed over, and nothing comes that was not asked for. Raises ChildGone."""
+        for entry in batch:
+            result = next(results, _END)
+            if result is _END:
+                break
+            yield entry, result
+        else:
+            if next(results, _END) is _END:
+                return
+        self._passes.close()
+        raise ChildGone("WORKER_DIED")
 
     # -- pass two
 
-    def _made(self, batch: Sequence[Entry]) -> Iterator[None]:
+    def _made(self, batch: Sequence[Entry], files: Sequence[int]) -> Iterator[None]:
         known = [self._studies.known(entry.name, -1) for entry in batch]
-        with _opened(batch) as files:
-            question = {"make": len(batch), **self._studies.told_of(known)}
-            results = self._results(question, [*files, *self._outputs.wanted(len(batch))])
-            for entry, what, result in zip(batch, known, results, strict=False):
-                self._take(entry.name, what, result)
-                yield
-            self._end(results)
+        question = {"make": len(batch), **self._studies.told_of(known)}
+        results = self._results(question, [*files, *self._outputs.wanted(len(batch))])
+        for entry, result in self._each(batch, results):
+            self._take(entry.name, (entry.name, -1), result)
+            yield
         self._outputs.settle()
 
-    def _take(self, name: str, known: Known | None, result: Any) -> None:
+    def _take(self, name: str, file: tuple[str, int], result: Any) -> None:
+        """`file` as the studies know it, `name` as the report does."""
+        problem = None
         with self._believing():
             if "refused" in result:
-                self._outcome.refuse(name, refusal_said(result["refused"]))
+                said_of_it = refusal_said(result["refused"])
+                self._outcome.refuse(name, self._studies.missed(*file) or said_of_it)
                 return
             if "failed" in result:
                 problem = OSError(int(result["failed"]), os.strerror(int(result["failed"])), name)
@@ -318,12 +323,19 @@ class DeidentifyRun:
                 *said, counts, number = result["made"]
                 study, series, instance = names_said(said)
                 counted = counts_said(counts)
-                problem = None
         if problem is not None:
             raise problem
-        with self._believing():
-            self._outputs.name(number, f"{study}/{series}", f"{instance}.dcm")
-        self._studies.took(known, instance)
+        refused = self._studies.why_not(*file)
+        try:
+            with self._believing():
+                if refused is not None:
+                    self._outputs.discard(number)
+                    raise refused
+                self._outputs.name(number, f"{study}/{series}", f"{instance}.dcm")
+        except RefusedContent as problem_of_file:
+            self._outcome.refuse(name, problem_of_file)
+            return
+        self._studies.took(self._studies.known(*file), instance)
         self._outcome.passed += 1
         self._outcome.actions.update(counted)
 
@@ -339,24 +351,6 @@ class _Here:
 
     def close(self) -> None:
         self._passes.close()
-
-
-@contextmanager
-def _opened(batch: Sequence[Entry]) -> Iterator[list[int]]:
-    """Raises OSError where one cannot be opened."""
-    files: list[int] = []
-    try:
-        for entry in batch:
-            # A pipe that was put in the file's place meanwhile must not be waited for.
-            files.append(os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY))
-        yield files
-    finally:
-        for file in files:
-            os.close(file)
-
-
-def _no_file() -> RefusedContent:
-    return RefusedContent("NOT_A_FILE", "a link or a device")
 
 
 def _nothing() -> None:

@@ -20,8 +20,9 @@ import pytest
 
 from compliance.deid_profile import profile_of
 from crypto.errors import BadInput
-from gateway import deidentify_run
+from gateway import deidentify_report
 from gateway.deidentify_run import DeidentifyRun
+from gateway.file_sources import Entry, opened
 from tests.builders import make_ct_study, part10_of
 from tests.deid_samples import SECRET, clean_screen
 
@@ -115,6 +116,37 @@ def test_archives_in_archives_are_not_opened(tmp_path: Path) -> None:
     assert (report["passed"], refused(report)) == (1, {"a.tar:b.tar.gz": "MALFORMED_DATASET"})
 
 
+def test_a_link_to_a_file_is_not_followed_and_one_that_is_the_source_itself_is(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    (tmp_path / "elsewhere").write_bytes(slices(1)[0])
+    (source / "one.dcm").write_bytes(part10_of(make_ct_study(1, number=7)[0]))
+    (source / "outside").symlink_to(tmp_path / "elsewhere")
+    # It says that it is a file, and is the memory of whoever opens it.
+    (source / "memory").symlink_to("/proc/self/mem")
+    (tmp_path / "way").symlink_to(source)
+    (tmp_path / "way.dcm").symlink_to(source / "one.dcm")
+    for number, screen in enumerate((clean_screen, None)):
+        report = report_of(tmp_path / "way", tmp_path / f"out{number}", screen=screen)
+        assert (report["passed"], refused(report)) == (1, dict.fromkeys(("outside", "memory"), "NOT_A_FILE"))
+    assert report_of(tmp_path / "way.dcm", tmp_path / "alone", screen=clean_screen)["passed"] == 1
+
+
+def test_what_takes_the_place_of_a_file_is_not_opened(tmp_path: Path) -> None:
+    good, link, pipe, below = (tmp_path / name for name in ("good", "link", "pipe", "below"))
+    good.write_bytes(b"1")
+    link.symlink_to(good)
+    os.mkfifo(pipe)
+    below.symlink_to("/proc/self")
+    found = [Entry(path.name, str(path)) for path in (good, link, pipe, below / "mem", tmp_path, tmp_path / "gone")]
+    with opened(found) as (files, problems):
+        (descriptor,) = files.values()
+        assert list(files) == found[:1] and not os.get_inheritable(descriptor)
+    assert [one.reason_code for one in problems.values()] == ["NOT_A_FILE"] * 4 + ["FILE_UNREADABLE"]
+    with pytest.raises(OSError):
+        os.fstat(descriptor)
+
+
 # -- archives that are none
 
 
@@ -145,6 +177,11 @@ def _huge_header(kind: bytes) -> bytes:
     return info.tobuf(tarfile.GNU_FORMAT) + bytes(MIB)
 
 
+def _without_end(whole: bytes) -> bytes:
+    """The members alone: no block of zeros behind them."""
+    return whole[: len(whole.rstrip(b"\0")) + 511 & ~511]
+
+
 WHOLE = tar_of([member(f"{number}.dcm", data) for number, data in enumerate(slices(3))])
 BROKEN: dict[str, Callable[[], bytes]] = {
     "cut in a member": lambda: _cut(WHOLE, len(WHOLE) // 2),
@@ -153,6 +190,13 @@ BROKEN: dict[str, Callable[[], bytes]] = {
     "a header that is none": lambda: _spoilt(WHOLE),
     "empty": lambda: b"",
     "no archive": lambda: b"no archive at all" * 100,
+    "an end mark of one block": lambda: _without_end(WHOLE) + bytes(512),
+    "a block of zeros between members": lambda: _without_end(WHOLE) + bytes(512) + WHOLE,
+    "two archives, one behind the other": lambda: WHOLE + WHOLE,
+    "a byte far behind the end": lambda: WHOLE + bytes(3 * MIB) + b"x",
+    "two archives in one that is packed": lambda: gzip.compress(WHOLE + WHOLE),
+    "two archives packed one by one": lambda: gzip.compress(WHOLE) + gzip.compress(WHOLE),
+    "an end mark of one block when packed": lambda: gzip.compress(_without_end(WHOLE) + bytes(512)),
     "cut when packed": lambda: gzip.compress(WHOLE)[:-2000],
     "spoilt when packed": lambda: gzip.compress(WHOLE)[:5000] + b"\0" * 200 + gzip.compress(WHOLE)[5200:],
     "a size below nothing": lambda: _pax_of({"size": "-1024"}),
@@ -299,7 +343,7 @@ def test_members_without_number_are_bounded(tmp_path: Path) -> None:
 
 
 def test_a_report_names_no_more_files_than_it_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deidentify_run, "_LISTED_MAX", 3)
+    monkeypatch.setattr(deidentify_report, "_LISTED_MAX", 3)
     (tmp_path / "a.tar").write_bytes(tar_of([member(f"{number}", b"nothing") for number in range(5)]))
     report = report_of(tmp_path / "a.tar", tmp_path / "out", screen=clean_screen)
     assert (len(report["quarantined"]), report["quarantined_unlisted"], report["reasons"]) == (3, 2, {"MALFORMED_DATASET": 5})

@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import signal
+import socket
 import tarfile
 import time
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from compliance import child_wire, file_passes
+from compliance import child_wire, file_passes, file_serve
 from compliance.deid_profile import TELEREAD, Option, profile_of
 from compliance.file_child import FileChild, FileLimits, counts_said, names_said, refusal_said
 from compliance.identity_terms import IdentityTerms
@@ -115,8 +116,12 @@ def test_a_death_in_an_archive_costs_the_member_alone(tmp_path: Path, monkeypatc
 
 def test_an_archive_that_kills_without_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.deidentify_run._DEATHS_MAX", 3)
-    names = slices_in(tmp_path / "in", 8)
-    packed(tmp_path / "in", tmp_path / "in" / "a.tar")
+    (tmp_path / "in").mkdir()
+    names = slices_in(tmp_path / "in" / "apart", 8)
+    (tmp_path / "in" / "beside").mkdir()
+    packed(tmp_path / "in" / "apart", tmp_path / "in" / "beside" / "a.tar")
+    # Whom an archive names that nobody could read is not known: what lies beside it waits.
+    (tmp_path / "in" / "beside" / "b.dcm").write_bytes(part10_of(make_ct_study(1, number=7)[0]))
     run = DeidentifyRun(BASIC, SECRET)
     child = run.child
     assert child is not None
@@ -130,7 +135,7 @@ def test_an_archive_that_kills_without_end_is_given_up(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(child, "asked", mortal)
     report = run.folder(tmp_path / "in", tmp_path / "out")
-    assert (report["passed"], refused(report)) == (len(names), {"a.tar": "WORKER_DIED"})
+    assert (report["passed"], refused(report)) == (len(names), {"beside/a.tar": "WORKER_DIED", "beside/b.dcm": "IDENTITY_INCOMPLETE"})
 
 
 def test_a_late_child_is_replaced_and_the_file_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,6 +198,9 @@ LIES: list[Any] = [
     {"made": ["2.25.1", "2.25.1", "/tmp/x", {}, 0]},
     {"made": ["2.25.1", "2.25.1", "", {}, 0]},
     {"made": ["2.25.1", "2.25.1", "2.25.1", {}, 99]},
+    {"made": ["2.25.1", "2.25.1", "2.25.1", {}, -1]},
+    {"made": ["2.25.1", "2.25.1", "2.25.1", {}, True]},
+    {"made": ["2.25.1", "2.25.1", "2.25.1", {}, 1]},
     {"made": ["2.25.1", "2.25.1", "2.25.1", {"a name": 1}, 0]},
     {"made": ["2.25.1", "2.25.1", "2.25.1", {"K": "a name"}, 0]},
     {"made": "nothing"},
@@ -291,6 +299,20 @@ def test_the_command_says_what_an_archive_is_refused_for(tmp_path: Path, content
     (tmp_path / "x.tar.gz").write_bytes(content)
     ended = CliRunner().invoke(app, ["deidentify", str(tmp_path / "x.tar.gz"), str(tmp_path / "out"), "--option", "basic"])
     assert ended.exit_code == code and words in ended.output and not (tmp_path / "out").exists()
+
+
+def test_files_that_did_not_all_come_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_serve, "DESCRIPTORS_MAX", 1)
+    ours, its = socket.socketpair()
+    with ours, its, open(os.devnull) as one:
+        socket.send_fds(ours, [b"\0"], [one.fileno()])
+        (came,) = file_serve._handed(its) or [-1]
+        os.close(came)
+        socket.send_fds(ours, [b"\0"], [one.fileno()] * 3)
+        with pytest.raises(EOFError):
+            file_serve._handed(its)
+        ours.close()
+        assert file_serve._handed(its) is None
 
 
 def test_limits_reach_the_child() -> None:
