@@ -223,3 +223,6 @@ def _refuse_contradictory_consent(values: Mapping[str, Any]) -> None:
         raise BadInput("contradictory consent: ACTIVE, and withdrawn_at is given")
     if values.get("consent.term") == "UNLIMITED" and "consent.expires" in values:
         raise BadInput("contradictory consent: UNLIMITED, and expires is given")
+    # One without the other is a consent that lost its limit: with one fact less still it would look like one that never had any.
+    if (values.get("consent.term") == "LIMITED") is not ("consent.expires" in values):
+        raise BadInput("contradictory consent: LIMITED and expires go together")

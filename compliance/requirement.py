@@ -221,11 +221,9 @@ class Question:
         if status != "ACTIVE":
             return Finding(False, (f"CONSENT_{status}" if status in ("REFUSED", "WITHDRAWN", "UNKNOWN") else "CONSENT_MISSING",))
         gaps = [f"FACT_MISSING:consent.{name}" for name in ("kind", "version", "given_at") if f"consent.{name}" not in values]
-        expires = values.get("consent.expires")
-        if (values.get("consent.term") == "LIMITED") is not (expires is not None):
-            gaps.append("FACT_MISSING:consent.expires" if expires is None else "FACT_MISSING:consent.term")
         if gaps:
             return Finding(False, tuple(gaps))
+        expires = values.get("consent.expires")
         if values["consent.kind"] not in need.kinds:
             return Finding(False, tuple(f"CONSENT_MISSING:{kind}" for kind in sorted(need.kinds)))
         if values["consent.given_at"] > self.at:

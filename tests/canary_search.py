@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import gzip
 import subprocess
 import zlib
@@ -36,12 +37,13 @@ class CanarySearch:
             except (OSError, EOFError, zlib.error):
                 return
 
-    def look_into_folder(self, folder: Path, *, without: tuple[str, ...] = ()) -> None:
-        """Every file below `folder` and every name, but those in the folders `without`."""
+    def look_into_folder(self, folder: Path, *, without: tuple[str, ...] = (), is_in_use: bool = False) -> None:
+        """Every file below `folder` and every name, but those in the folders `without`; `is_in_use`: some may go while we look."""
         for path in files_below(folder):
             name = str(path.relative_to(folder))
             if not any(name == one or name.startswith(f"{one}/") for one in without):
-                self.look(f"file {name}", bytes_of(path))
+                with contextlib.suppress(*((FileNotFoundError,) if is_in_use else ())):
+                    self.look(f"file {name}", bytes_of(path))
                 self.look(f"name of {name}", name.encode())
 
     def look_into_database(self, url: str) -> None:

@@ -188,7 +188,7 @@ def _travel(site: SiteProcess, top: Path) -> Journey:
         browser.client.close()
     # Looked at while it runs and again once it stopped: a file that is removed at the end is a leak as well.
     running = CanarySearch(canaries | of_order)
-    running.look_into_folder(top, without=("data/received",))
+    running.look_into_folder(top, without=("data/received",), is_in_use=True)
     assert running.found == set()
     assert site.stop() == 0
     return Journey(data, canaries | of_order, {key: browser.answers for key, browser in people.items()}, metrics)
