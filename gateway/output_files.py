@@ -135,7 +135,7 @@ def _link(descriptor: int, path: str) -> None:
 
 def _copy(source: int, target: int) -> None:
     """`target`, empty, is what `source` is. Raises ValueError where it shrinks meanwhile, OSError."""
-    at, size, is_ranged = 0, os.fstat(source).st_size, True
+    at, size, is_ranged = 0, os.fstat(source).st_size, hasattr(os, "copy_file_range")
     while at < size:
         if is_ranged:
             try:
@@ -144,10 +144,9 @@ def _copy(source: int, target: int) -> None:
                 if problem.errno not in _NO_COPY:
                     raise
                 is_ranged = False
-                os.lseek(target, at, os.SEEK_SET)
                 continue
         else:
-            count = os.sendfile(target, source, at, size - at)
+            count = os.pwrite(target, os.pread(source, min(size - at, _PIECE_BYTES), at), at)
         if not count:
             raise ValueError("less than there was")
         at += count
