@@ -8,9 +8,10 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import os
 import secrets
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
@@ -47,7 +48,8 @@ def deidentify_command(
             write_mapping(run, mapping)
         if report is not None:
             report.parent.mkdir(parents=True, exist_ok=True)
-            report.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            with _private(report) as file:
+                file.write(json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
     except BadInput as problem:
         typer.echo(str(problem), err=True)
         raise typer.Exit(2) from None
@@ -76,7 +78,16 @@ def write_mapping(run: DeidentifyRun, folder: Path) -> None:
     """uid_mapping.csv and patid_mapping.csv with the columns id_old, id_new."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, pairs in (("uid_mapping.csv", run.uids), ("patid_mapping.csv", run.patients)):
-        with (folder / name).open("w", newline="", encoding="utf-8") as file:
+        with _private(folder / name) as file:
             writer = csv.writer(file)
             writer.writerow(("id_old", "id_new"))
             writer.writerows(sorted(pairs.items()))
+
+
+def _private(path: Path) -> TextIO:
+    """The file, empty and for its owner alone: what is written here says who the patients are, and names of sources may."""
+    file = open(path, "w", newline="", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600))  # noqa: SIM115
+    if path.is_file():
+        # It may have stood there before, for everybody to read.
+        os.fchmod(file.fileno(), 0o600)
+    return file

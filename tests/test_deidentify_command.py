@@ -64,7 +64,10 @@ def test_archive_and_mapping(tmp_path: Path) -> None:
         archive.addfile(member, io.BytesIO(data))
     run = DeidentifyRun(TELEREAD, SECRET, clean_screen)
     assert run.folder(tmp_path / "in.tar.gz", tmp_path / "out")["passed"] == 1
+    (tmp_path / "map").mkdir()
+    (tmp_path / "map" / "uid_mapping.csv").touch(mode=0o644)
     write_mapping(run, tmp_path / "map")
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "map").iterdir()} == {0o600}
     with (tmp_path / "map" / "uid_mapping.csv").open() as file:
         uids = {row["id_old"]: row["id_new"] for row in csv.DictReader(file)}
     with (tmp_path / "map" / "patid_mapping.csv").open() as file:
