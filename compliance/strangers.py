@@ -79,7 +79,7 @@ def _beside(one: _Word, two: _Word, text: str) -> bool:
 def _is_eponym(word: _Word, text: str) -> bool:
     """Whether a disease, sign or score has this name here: never behind what only a person follows."""
     before, after = fold_term(text[max(0, word.start - 40) : word.start]), fold_term(text[word.end : word.end + 60])
-    if not is_beside_its_disease(word.folded, before, after, _disease_eponyms()):
+    if not is_beside_its_disease(word.folded, before, after, _list("disease_eponyms")):
         return False
     if re.search(r"(?<!\w)[a-ln-z]\.\s?$", before):
         # An initial, but for Morbus.
@@ -89,9 +89,9 @@ def _is_eponym(word: _Word, text: str) -> bool:
 
 def _is_place(word: _Word, words: list[_Word], text: str) -> bool:
     """Whether a country or town is meant: alone, or from where somebody or something comes."""
-    if word.folded not in _places() or word.is_possessive or word.folded in _given_names():
+    if word.folded not in _list("places") or word.is_possessive or word.folded in _list("given_names"):
         return False
-    if word.folded in _surnames():
+    if word.folded in _list("surnames"):
         return len(words) == 1 and word.folded in _COUNTRIES
     before = fold_term(text[max(0, word.start - 40) : word.start])
     return _FROM_SOMEWHERE.search(before) is not None and not follows_a_sure_cue(before)
@@ -99,12 +99,12 @@ def _is_place(word: _Word, words: list[_Word], text: str) -> bool:
 
 def _is_frequent_name(word: _Word, following: _Word | None, text: str) -> bool:
     """A surname or given name that is no other word, standing as a word of its own."""
-    is_frequent = word.folded in _surnames() or (len(word.folded) > 3 and word.folded in _given_names())
+    is_frequent = word.folded in _list("surnames") or (len(word.folded) > 3 and word.folded in _list("given_names"))
     if _means_something(word.folded) or not (is_frequent or (len(word.folded) > 5 and _FAMILY_ENDING.search(word.folded))):
         return False
     if text[word.start - 1 : word.start].isdigit() or text[word.end : word.end + 1].isdigit():
         return False
-    if word.folded in _more_eponyms() and word.folded in _surnames():
+    if word.folded in _list("more_eponyms") and word.folded in _list("surnames"):
         is_joined = "-" in (text[word.start - 1 : word.start], text[word.end : word.end + 1])
         has_meaning = following is not None and _means_something(following.folded)
         return not (has_meaning or word.is_possessive or is_joined)
@@ -114,8 +114,8 @@ def _is_frequent_name(word: _Word, following: _Word | None, text: str) -> bool:
 def _is_written_as_a_name(word: _Word, following: _Word | None, text: str) -> bool:
     """A capitalised word that means nothing we know, beside a cue or an initial, as an owner, or honoured; behind a sure cue any surname."""
     before, after = text[max(0, word.start - 40) : word.start], text[word.end : word.end + 30]
-    is_common_name = word.folded in _common_surnames() and word.folded not in patterns.ANATOMY
-    is_unknown = not _means_something(word.folded) and word.folded not in _more_eponyms()
+    is_common_name = word.folded in _list("common_surnames") and word.folded not in patterns.ANATOMY
+    is_unknown = not _means_something(word.folded) and word.folded not in _list("more_eponyms")
     is_near_initial = _INITIAL_BEFORE.search(before) or _INITIAL_AFTER.match(after) or _HONORED.match(after)
     if (is_common_name or is_unknown) and is_near_initial:
         return True
@@ -124,7 +124,7 @@ def _is_written_as_a_name(word: _Word, following: _Word | None, text: str) -> bo
     if not is_unknown or len(word.folded) < 4:
         is_used_as_word = following is not None and _means_something(following.folded)
         return is_surname(word.folded) and not is_used_as_word and names_a_person(before, word.folded)
-    is_thing = word.folded in _things()
+    is_thing = word.folded in _list("things")
     return (word.is_possessive and not is_thing) or may_name_a_person(
         "" if is_abbreviation else before, after, word.folded, is_thing=is_thing
     )
@@ -141,7 +141,7 @@ def _is_pair(one: _Word, two: _Word, text: str) -> bool:
     for given, other in ((one, two), (two, one)):
         if not is_given_name(given.folded):
             continue
-        is_surname = other.folded in _common_surnames() or other.folded in _surnames()
+        is_surname = other.folded in _list("common_surnames") or other.folded in _list("surnames")
         if (is_surname and other.folded not in patterns.ANATOMY and given.folded not in patterns.clinical_words()) or not _means_something(
             other.folded
         ):
@@ -150,8 +150,11 @@ def _is_pair(one: _Word, two: _Word, text: str) -> bool:
 
 
 def _means_something(folded: str) -> bool:
-    is_clinical = folded in patterns.clinical_words() and folded not in _more_eponyms()
-    return is_clinical or folded in patterns.eponyms() or folded in _trade_words()
+    is_clinical = folded in patterns.clinical_words() and folded not in _list("more_eponyms")
+    return is_clinical or folded in patterns.eponyms() or folded in _list("trade_words")
+
+
+_LISTS = ("surnames", "common_surnames", "given_names", "more_eponyms", "disease_eponyms", "trade_words", "things", "places")
 
 
 @cache
@@ -161,47 +164,17 @@ def _list(name: str) -> frozenset[str]:
 
 def load_lists() -> None:
     """All lists are in memory."""
-    for words in (_surnames, _common_surnames, _given_names, _more_eponyms, _disease_eponyms, _trade_words, _things, _places):
-        words()
-
-
-def _surnames() -> frozenset[str]:
-    return _list("surnames")
-
-
-def _common_surnames() -> frozenset[str]:
-    return _list("common_surnames")
-
-
-def _given_names() -> frozenset[str]:
-    return _list("given_names")
-
-
-def _more_eponyms() -> frozenset[str]:
-    return _list("more_eponyms")
-
-
-def _disease_eponyms() -> frozenset[str]:
-    return _list("disease_eponyms")
-
-
-def _things() -> frozenset[str]:
-    return _list("things")
-
-
-def _places() -> frozenset[str]:
-    return _list("places")
-
-
-def _trade_words() -> frozenset[str]:
-    return _list("trade_words")
+    for name in _LISTS:
+        _list(name)
 
 
 def is_given_name(folded: str) -> bool:
     """Whether `folded` is a frequent given name."""
-    return folded in _given_names() or folded in patterns.given_names()
+    return folded in _list("given_names") or folded in patterns.given_names()
 
 
 def is_surname(folded: str) -> bool:
     """Whether `folded` is a frequent surname, be it an everyday word too; never a part of the body."""
-    return (folded in _surnames() or folded in _common_surnames() or folded in patterns.eponyms()) and folded not in patterns.ANATOMY
+    return (
+        folded in _list("surnames") or folded in _list("common_surnames") or folded in patterns.eponyms()
+    ) and folded not in patterns.ANATOMY
