@@ -17,7 +17,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from compliance import child_wire, file_passes, file_serve
+from compliance import file_passes, file_serve
 from compliance.deid_profile import TELEREAD, Option, profile_of
 from compliance.file_child import FileChild, FileLimits, counts_said, names_said, refusal_said
 from compliance.identity_terms import IdentityTerms
@@ -26,6 +26,7 @@ from gateway.deidentify_run import DeidentifyRun
 from gateway.file_studies import TERMS
 from gateway.output_files import OutputFiles
 from tests.builders import make_ct_study, part10_of
+from tests.deid_children import told_by_wire
 from tests.deid_samples import SECRET, clean_screen
 
 BASIC = profile_of(["basic"])
@@ -157,14 +158,7 @@ def test_a_late_child_is_replaced_and_the_file_refused(tmp_path: Path, monkeypat
 
 
 def test_neither_secret_nor_path_is_told_to_the_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[bytes] = []
-    send = child_wire.send
-
-    def listen(descriptor: int, words: dict[str, Any], payload: bytes = b"", deadline: float | None = None) -> None:
-        told.append(repr(words).encode() + payload)
-        send(descriptor, words, payload, deadline)
-
-    monkeypatch.setattr(child_wire, "send", listen)
+    told = told_by_wire(monkeypatch)
     slices_in(tmp_path / "in", 2)
     run = DeidentifyRun(TELEREAD, SECRET)
     assert run.child is not None
