@@ -35,6 +35,7 @@ from bench.machine import describe
 from bench.stored_rows import store_rows
 from compliance.database import Database
 from gateway.config import DicomSettings
+from gateway.listening import listening_socket
 
 #: After a burst, a receiver may take a moment to put itself in order (ours fills files ahead); scanners pause longer.
 PAUSE_SECONDS = 2.5
@@ -138,22 +139,25 @@ def _store(parent: Path) -> Iterator[Path]:
 
 @contextmanager
 def _server(peer: str, directory: Path, arguments: argparse.Namespace) -> Iterator[tuple[tuple[str, int], list[subprocess.Popen[bytes]]]]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
     if peer in OURS:
         prepare_readgate(directory)
     if peer == "stored":
         _put_on_record(directory, arguments)
-    processes = [_start(peer, port, directory) for _ in range(arguments.receivers if peer in OURS else 1)]
+    listener = listening_socket("127.0.0.1", 0)
+    port = int(listener.getsockname()[1])
+    if peer not in OURS:
+        listener.close()
+    processes = [_start(peer, port, directory, listener) for _ in range(arguments.receivers if peer in OURS else 1)]
     try:
-        _wait_for(port, processes[0])
+        for process in processes:
+            _wait_for(port, process)
         yield ("127.0.0.1", port), processes
     finally:
         for process in processes:
             process.send_signal(signal.SIGTERM)
         for process in processes:
             process.wait(30)
+        listener.close()
 
 
 def _put_on_record(directory: Path, arguments: argparse.Namespace) -> None:
@@ -179,11 +183,15 @@ def _cpu_seconds(processes: Sequence[subprocess.Popen[bytes]]) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def _start(peer: str, port: int, directory: Path) -> subprocess.Popen[bytes]:
+def _start(peer: str, port: int, directory: Path, listener: socket.socket) -> subprocess.Popen[bytes]:
     program = _program(peer)
     assert program is not None
-    if peer in (*OURS, "pynetdicom"):
-        command = [sys.executable, "-m", "bench.ingest_servers", "readgate" if peer in OURS else peer, str(port), str(directory)]
+    if peer in OURS:
+        descriptor = listener.fileno()
+        command = [sys.executable, "-m", "bench.ingest_servers", "readgate", str(port), str(directory), str(descriptor)]
+        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, pass_fds=(descriptor,))
+    if peer == "pynetdicom":
+        command = [sys.executable, "-m", "bench.ingest_servers", peer, str(port), str(directory)]
     elif peer == "storescp":
         command = [program, "--fork", "-pdu", "131072", "-od", str(directory), "-aet", CALLED_AE_TITLE, str(port)]
     else:
@@ -200,6 +208,8 @@ def _program(peer: str) -> str | None:
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    if process.stdout is not None and process.stdout.read(1) == b"1":
+        return
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and process.poll() is None:
         try:

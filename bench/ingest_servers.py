@@ -1,14 +1,17 @@
 """The receivers that `bench/ingest.py` starts, one process each.
 
-    python -m bench.ingest_servers readgate|pynetdicom PORT DIRECTORY
+    python -m bench.ingest_servers readgate|pynetdicom PORT DIRECTORY [DESCRIPTOR]
 
 `readgate` is the receiver as it is deployed: header check, encryption, the spool (success only after fdatasync) and the index that writes
-the rows. `pynetdicom` is the plain SCP of its documentation: it writes a file and never syncs.
+the rows; one of several is given the descriptor of the socket they share, and each writes a byte once it listens. `pynetdicom` is the plain
+SCP of its documentation: it writes a file and never syncs.
 """
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
 import sys
 import threading
 import uuid
@@ -44,8 +47,8 @@ def prepare_readgate(directory: Path) -> None:
     database.close()
 
 
-def serve_readgate(port: int, directory: Path) -> None:
-    """One receiver process as `readgate serve --role receiver` is one: several may share the port and the directory."""
+def serve_readgate(port: int, directory: Path, descriptor: int | None = None) -> None:
+    """One receiver process as `readgate serve --role receiver` is one: several may share the socket and the directory."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
     database, keys = Database(f"sqlite:///{directory / 'readgate.sqlite3'}"), FileKeyStore(directory / "keys")
     spool = Spool(directory / "spool", keys)
@@ -63,8 +66,9 @@ def serve_readgate(port: int, directory: Path) -> None:
         free_bytes_floor=1 << 30,
         now=lambda: datetime.now(UTC),
     )
-    receiver = Receiver(intake, [Endpoint("127.0.0.1", port)], reuse_port=True)
+    receiver = Receiver(intake, [Endpoint("127.0.0.1", port)], listening=() if descriptor is None else [socket.socket(fileno=descriptor)])
     receiver.start()
+    os.write(sys.stdout.fileno(), b"1")
     stopped = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     stopped.wait()
@@ -89,4 +93,4 @@ def serve_pynetdicom(port: int, directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    {"readgate": serve_readgate, "pynetdicom": serve_pynetdicom}[sys.argv[1]](int(sys.argv[2]), Path(sys.argv[3]))
+    {"readgate": serve_readgate, "pynetdicom": serve_pynetdicom}[sys.argv[1]](int(sys.argv[2]), Path(sys.argv[3]), *map(int, sys.argv[4:]))

@@ -57,12 +57,13 @@ def serve_command(
     role: Annotated[RoleName, typer.Option("--role", help="What this process does.")] = RoleName.ALL,
     receiver: Annotated[int | None, typer.Option("--receiver", hidden=True, help="Which of several receivers this one is.")] = None,
     ready: Annotated[int | None, typer.Option("--ready", hidden=True, help="Descriptor that is closed once it listens.")] = None,
+    listening: Annotated[list[int] | None, typer.Option("--listening", hidden=True, help="Socket shared with other receivers.")] = None,
 ) -> None:
     """Receive, work and serve pages, until SIGTERM or Ctrl-C; stopping drains what is on its way."""
     require_data_folder(data)
     from gateway.serving import serve
 
-    raise typer.Exit(serve(data, role, receiver=receiver, ready=ready))
+    raise typer.Exit(serve(data, role, receiver=receiver, ready=ready, listening=listening or ()))
 
 
 def init_command(

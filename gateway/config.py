@@ -48,6 +48,11 @@ class DicomSettings(_Section):
     private_sop_classes: list[str] = Field(default_factory=list)
 
     @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """Host and port of each DICOM port, plaintext first."""
+        return [(self.host, port) for port in (self.plaintext_port, self.tls_port) if port is not None]
+
+    @property
     def receiver_processes(self) -> int:
         """How many `readgate serve` keeps running."""
         if self.receivers is not None:

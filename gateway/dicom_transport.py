@@ -3,9 +3,11 @@
 A deadline is a moment of `time.monotonic()`, fixed before the first byte is waited for. A peer that sends a byte now and then gains
 nothing by it.
 
-Over TCP the socket stays blocking and the kernel gathers the bytes (SO_RCVLOWAT under SO_RCVTIMEO): one system call for a PDU of 128 KiB,
-or for several when they have come, and no poll before it. Every call that waits also costs a change of the thread that may run.
-The kernel's own timeout is a short tick, after which the deadline is looked at.
+Over TCP the socket stays blocking: one system call takes what has come, and if that is not enough a second has the kernel gather the rest
+(MSG_WAITALL under SO_RCVTIMEO), with no poll before either. Every call that waits also costs a change of the thread that may run.
+The kernel's own timeout is a short tick, after which the deadline is looked at. A low-water mark (SO_RCVLOWAT) would save calls, but a
+reading call that has taken a part of what it waits for is woken only once as much as the whole mark has come beside that part: where the
+peer sends no more before our answer, it slept until the tick.
 """
 
 from __future__ import annotations
@@ -91,7 +93,6 @@ class PlainTransport:
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN)
         self._wake_fd: int | None = None
-        self._low_water = 1
 
     def wait_readable(self, deadline: float, wake_fd: int | None) -> Wait:
         if wake_fd != self._wake_fd:
@@ -100,11 +101,9 @@ class PlainTransport:
             if wake_fd is not None:
                 self._poll.register(wake_fd, select.POLLIN)
             self._wake_fd = wake_fd
-        self._wake_at(1)
         return _wait(self._poll, self._connection.fileno(), deadline)
 
     def read_soon(self, view: memoryview) -> int:
-        self._wake_at(1)
         try:
             got = self._connection.recv_into(view)
         except BlockingIOError:
@@ -119,7 +118,6 @@ class PlainTransport:
         self.read_some(view, len(view), deadline)
 
     def read_some(self, view: memoryview, wanted: int, deadline: float) -> int:
-        self._wake_at(wanted)
         try:
             got = self._connection.recv_into(view)
         except BlockingIOError:
@@ -128,15 +126,7 @@ class PlainTransport:
             raise ConnectionLost("the peer closed the connection") from None
         return got if got >= wanted else self._read_rest(view, wanted, max(got, 0), got == 0, deadline)
 
-    def _wake_at(self, count: int) -> None:
-        """The kernel reports the connection readable, and ends a call that reads, once it has so many bytes."""
-        if count != self._low_water:
-            self._low_water = count
-            with contextlib.suppress(OSError):
-                self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
-
     def _read_rest(self, view: memoryview, wanted: int, got: int, is_over: bool, deadline: float) -> int:
-        self._wake_at(1)
         while got < wanted:
             if is_over:
                 raise ConnectionLost("the peer closed the connection")

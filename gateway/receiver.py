@@ -6,6 +6,7 @@ Invariants
   places for connections that are no association yet are all taken, the oldest of the address that holds most of them loses its place:
   whoever dribbles bytes into hundreds of connections displaces himself.
 - The accepting loop ends only with `stop`. Running out of descriptors or threads costs the newest connection, not the listener.
+- Of several receivers on the same sockets the one with fewer connections is quicker to accept: their load is even, whatever comes at once.
 - `stop` lets every message that has begun come to its end and its answer, as long as the drain time lasts.
 """
 
@@ -13,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import ipaddress
 import os
 import select
 import socket
@@ -30,9 +30,12 @@ from crypto.errors import BadInput
 from gateway.association import Association, AssociationState
 from gateway.association_limits import AssociationLimits
 from gateway.intake_port import LOCAL_LIMIT_EXCEEDED, IntakePort
+from gateway.listening import listening_socket, refuse_plaintext_beyond_loopback
 from gateway.negotiation import Negotiator, StorageOffer
 
-_BACKLOG = 512
+#: For each connection it has, a receiver that shares its sockets lets the others go first for so long; beyond so many it does not wait.
+_TURN_SECONDS = 0.001
+_TURN_CONNECTIONS_MAX = 16
 _PAUSE_SECONDS = 0.05
 _CUT_SECONDS = 5.0
 _ASSOCIATED = frozenset({AssociationState.IDLE, AssociationState.RECEIVING})
@@ -79,25 +82,26 @@ class Receiver:
         *,
         limits: ReceiverLimits | None = None,
         offer: StorageOffer | None = None,
-        reuse_port: bool = False,
+        listening: Sequence[socket.socket] = (),
     ) -> None:
-        """`reuse_port`: several processes listen on the same ports and the kernel deals out the connections (SO_REUSEPORT).
+        """`listening`: of each endpoint the socket, from which other processes accept too; without them each is bound here.
 
         Raises: BadInput for a plaintext endpoint beyond loopback that is not allowed aloud.
         """
         if not endpoints:
             raise BadInput("the receiver has no port to listen on; configure a TLS port or a plaintext port on loopback")
         for endpoint in endpoints:
-            _refuse_plaintext_beyond_loopback(endpoint)
+            if endpoint.tls is None and not endpoint.allow_plaintext_beyond_loopback:
+                refuse_plaintext_beyond_loopback(endpoint.host)
         self._port = port
         self._endpoints = tuple(endpoints)
         self._limits = limits or ReceiverLimits()
         self._negotiator = Negotiator(offer or StorageOffer())
-        self._reuse_port = reuse_port
+        self._is_shared = bool(listening)
         self._lock = threading.Lock()
         self._associations: dict[Association, threading.Thread] = {}
         self._hospitals: Counter[str] = Counter()
-        self._listeners: list[socket.socket] = []
+        self._listeners = list(listening)
         self._threads: list[threading.Thread] = []
         self._drain_deadline: float | None = None
         self._wake_read_fd, self._wake_write_fd = -1, -1
@@ -128,8 +132,8 @@ class Receiver:
         """Bind every endpoint and accept on all of them. Raises: BadInput if an address cannot be bound; then none is."""
         self._wake_read_fd, self._wake_write_fd = os.pipe()
         try:
-            for endpoint in self._endpoints:
-                self._listeners.append(self._listen(endpoint))
+            for endpoint in self._endpoints[len(self._listeners) :]:
+                self._listeners.append(listening_socket(endpoint.host, endpoint.port))
         except BaseException:
             self._close_listeners()
             raise
@@ -146,7 +150,7 @@ class Receiver:
             os.write(self._wake_write_fd, b"x")
         for thread in self._threads:
             thread.join()
-        # Closed before the drain: who calls now is sent away at once, or to another process on the same port.
+        # Closed before the drain: who calls now is sent away at once, or waits for another process on the same socket.
         for listener in self._listeners:
             listener.close()
         with self._lock:
@@ -180,27 +184,14 @@ class Receiver:
 
     # --- accepting -------------------------------------------------------------------------------------------------------
 
-    def _listen(self, endpoint: Endpoint) -> socket.socket:
-        family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if self._reuse_port:
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            listener.bind((endpoint.host, endpoint.port))
-            listener.listen(_BACKLOG)
-            listener.setblocking(False)
-        except OSError:
-            listener.close()
-            raise BadInput(f"port {endpoint.port} on {endpoint.host} cannot be bound; choose another port or stop what holds it") from None
-        return listener
-
     def _accept_loop(self, listener: socket.socket, endpoint: Endpoint) -> None:
         poll = select.poll()
         poll.register(listener, select.POLLIN)
         poll.register(self._wake_read_fd, select.POLLIN)
         while True:
             poll.poll()
+            if self.drain_deadline is None and self._is_shared:
+                time.sleep(self._turn_seconds())
             if self.drain_deadline is not None:
                 return
             try:
@@ -211,7 +202,7 @@ class Receiver:
                     with self._lock:
                         self._displace()
                     time.sleep(_PAUSE_SECONDS)
-                # Everything else is the connection's own end between knocking and entering.
+                # Everything else is the connection's own end between knocking and entering, or another receiver that took it.
                 continue
             try:
                 self._begin(connection, str(address[0]), endpoint)
@@ -219,6 +210,10 @@ class Receiver:
                 connection.close()
                 self._log.error("connection_not_served", error_class=type(error).__name__)
                 time.sleep(_PAUSE_SECONDS)
+
+    def _turn_seconds(self) -> float:
+        connections = self.connections
+        return connections * _TURN_SECONDS if connections <= _TURN_CONNECTIONS_MAX else 0.0
 
     def _begin(self, connection: socket.socket, address: str, endpoint: Endpoint) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -277,17 +272,3 @@ class Receiver:
             if fd >= 0:
                 os.close(fd)
         self._wake_read_fd = self._wake_write_fd = -1
-
-
-def _refuse_plaintext_beyond_loopback(endpoint: Endpoint) -> None:
-    if endpoint.tls is not None or endpoint.allow_plaintext_beyond_loopback:
-        return
-    try:
-        is_loopback = ipaddress.ip_address(endpoint.host).is_loopback
-    except ValueError:
-        is_loopback = endpoint.host == "localhost"
-    if not is_loopback:
-        raise BadInput(
-            f"a plaintext DICOM port on {endpoint.host} would send patients' names over the network unencrypted; "
-            "bind it to 127.0.0.1, use the TLS port, or set allow_plaintext_beyond_loopback"
-        )

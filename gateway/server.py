@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -25,6 +26,7 @@ from gateway.http_app import make_http_app
 from gateway.intake import GatewayIntake, free_bytes
 from gateway.intake_limits import HospitalRates
 from gateway.law_watch import LawWatch
+from gateway.listening import inherited_sockets
 from gateway.negotiation import StorageOffer
 from gateway.order_listener import OrderListener
 from gateway.receiver import Endpoint, Receiver, ReceiverLimits
@@ -49,8 +51,8 @@ class Server:
     role: ProcessRole = ProcessRole.ALL
     #: False where receivers of their own processes stand beside this one.
     receives: bool = True
-    #: Whether other receivers listen on the same ports (SO_REUSEPORT).
-    shares_ports: bool = False
+    #: Descriptors of the sockets that other receivers accept from too (`DicomSettings.addresses`); none where this one binds its own.
+    listening: Sequence[int] = ()
     index: SpoolIndex = field(init=False)
     receiver: Receiver | None = field(init=False, default=None)
     worker: Worker | None = field(init=False, default=None)
@@ -76,7 +78,7 @@ class Server:
             if self.role in (ProcessRole.ALL, ProcessRole.RECEIVER) and self.receives:
                 self.blanks = app.spool.supply_blanks(app.settings.dicom.blank_segments, self._may_fill)
                 self.blanks.start()
-                self.receiver = make_receiver(app, self.index, reuse_port=self.shares_ports)
+                self.receiver = make_receiver(app, self.index, listening=self.listening)
                 self.receiver.start()
                 self.orders = [OrderListener(app, settings) for settings in app.settings.orders]
                 for listener in self.orders:
@@ -161,7 +163,7 @@ class Server:
             )
 
 
-def make_receiver(app: Application, index: SpoolIndex, *, reuse_port: bool = False) -> Receiver:
+def make_receiver(app: Application, index: SpoolIndex, *, listening: Sequence[int] = ()) -> Receiver:
     """The DICOM listener of `app`. Raises: BadInput."""
     settings = app.settings.dicom
     intake = GatewayIntake(
@@ -192,7 +194,7 @@ def make_receiver(app: Application, index: SpoolIndex, *, reuse_port: bool = Fal
         endpoints,
         limits=limits,
         offer=StorageOffer(private_sop_classes=tuple(settings.private_sop_classes)),
-        reuse_port=reuse_port,
+        listening=inherited_sockets(listening, settings.addresses) if listening else (),
     )
 
 

@@ -10,18 +10,20 @@ import os
 import resource
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
-from crypto.errors import BadInput
 from gateway.config import Settings, load_settings
+from gateway.listening import listening_socket, refuse_plaintext_beyond_loopback
 from gateway.logs import configure_logs
 from gateway.serve_signals import ServeSignals, waiting_signals
 
@@ -40,8 +42,10 @@ _LISTEN_SECONDS = 60.0
 _RETRY_SECONDS = 30.0
 
 
-def serve(data: Path, role: str, *, receiver: int | None = None, ready: int | None = None) -> int:
-    """Runs until a signal; the exit code. SIGUSR2 restarts several receivers one by one. `ready` is written to once a receiver listens.
+def serve(data: Path, role: str, *, receiver: int | None = None, ready: int | None = None, listening: Sequence[int] = ()) -> int:
+    """Runs until a signal; the exit code. SIGUSR2 restarts several receivers one by one.
+
+    `ready` is written to once a receiver listens; `listening` are the descriptors of the sockets it shares.
 
     Raises: BadInput naming what is missing, before anything runs.
     """
@@ -56,7 +60,7 @@ def serve(data: Path, role: str, *, receiver: int | None = None, ready: int | No
         receivers = _Receivers(data, settings)
         if role == "receiver":
             return _supervise(receivers, signals)
-    return _serve_here(data, role, settings, signals, receiver, receivers, ready)
+    return _serve_here(data, role, settings, signals, receivers, _Place(receiver, ready, listening))
 
 
 def _supervise(receivers: _Receivers, signals: ServeSignals) -> int:
@@ -76,24 +80,23 @@ def _serve_here(
     role: str,
     settings: Settings,
     signals: ServeSignals,
-    receiver: int | None,
     receivers: _Receivers | None,
-    ready: int | None,
+    place: _Place,
 ) -> int:
     from gateway.application import open_application
     from gateway.server import ProcessRole, Server
 
-    if receiver:
+    if place.number:
         # Orders come by a port that one process alone can hold.
         settings = settings.model_copy(update={"orders": []})
     parent, code = os.getppid(), None
     app = open_application(data, settings=settings)
     try:
-        server = Server(app, ProcessRole(role), receives=receivers is None, shares_ports=receiver is not None)
+        server = Server(app, ProcessRole(role), receives=receivers is None, listening=place.listening)
         server.start()
-        if ready is not None:
-            os.write(ready, b"1")
-            os.close(ready)
+        if place.ready is not None:
+            os.write(place.ready, b"1")
+            os.close(place.ready)
         try:
             if receivers is not None:
                 receivers.start()
@@ -101,8 +104,8 @@ def _serve_here(
             while code is None and not signals.stopping.wait(_POLL_SECONDS):
                 _do_as_asked(signals, server, receivers)
                 code = receivers.look() if receivers is not None else None
-                if receiver is not None and os.getppid() != parent:
-                    log.error("receiver_left_alone", receiver=receiver)
+                if place.number is not None and os.getppid() != parent:
+                    log.error("receiver_left_alone", receiver=place.number)
                     break
         finally:
             # What they acknowledge to the end has a worker as long as there is one.
@@ -129,9 +132,18 @@ def _do_as_asked(signals: ServeSignals, server: Server | None, receivers: _Recei
             log.warning("rolling_restart_not_possible")
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Which of several receivers a process is, and what its parent gave it."""
+
+    number: int | None
+    ready: int | None
+    listening: Sequence[int]
+
+
 @dataclass
 class _Receivers:
-    """Receiver processes that share the DICOM port by SO_REUSEPORT; one that dies is started again.
+    """Receiver processes that accept from the same sockets, bound here; one that dies is started again.
 
     A rolling restart takes one at a time: it drains while the others listen, ends, and its successor listens before the next one's turn.
     A successor that does not come up, or does not listen in time, ends the rolling restart: the others stay what they are, and it is tried
@@ -140,6 +152,7 @@ class _Receivers:
 
     data: Path
     settings: Settings
+    _listeners: list[socket.socket] = field(default_factory=list)
     _running: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
     _deaths: deque[float] = field(default_factory=deque)
     #: Of each the end of a pipe that says when it listens.
@@ -152,12 +165,12 @@ class _Receivers:
     _given_up: dict[int, float] = field(default_factory=dict)
 
     def start(self) -> None:
-        """Raises: BadInput where the ports cannot be shared; none was started then."""
+        """Raises: BadInput where a port cannot be bound; none was started then."""
         dicom = self.settings.dicom
-        if 0 in (dicom.tls_port, dicom.plaintext_port):
-            raise BadInput(
-                "dicom.receivers is more than 1, so dicom.tls_port and dicom.plaintext_port must be fixed: port 0 cannot be shared"
-            )
+        if dicom.plaintext_port is not None and not dicom.allow_plaintext_beyond_loopback:
+            refuse_plaintext_beyond_loopback(dicom.host)
+        for host, port in dicom.addresses:
+            self._listeners.append(listening_socket(host, port, is_shared=True))
         for number in range(dicom.receiver_processes):
             self._start_one(number)
 
@@ -262,9 +275,11 @@ class _Receivers:
     def _start_one(self, number: int) -> None:
         self._forget_ready(number)
         self._ready[number], told = os.pipe()
+        listening = [each.fileno() for each in self._listeners]
         command = [sys.executable, "-m", "gateway.cli", "serve", "--role", "receiver", "--receiver", str(number), "--data", str(self.data)]
+        command += ["--ready", str(told), *(option for each in listening for option in ("--listening", str(each)))]
         with waiting_signals():
-            self._running[number] = subprocess.Popen([*command, "--ready", str(told)], pass_fds=(told,))
+            self._running[number] = subprocess.Popen(command, pass_fds=(told, *listening))
         os.close(told)
         log.info("receiver_started", receiver=number, process_id=self._running[number].pid)
 
@@ -277,6 +292,10 @@ class _Receivers:
 
     def stop(self) -> None:
         """All have drained and ended, or were killed when their time was over."""
+        # The last to close them sends away who waits: nobody is kept waiting while they drain.
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
         for process in self._running.values():
             if process.poll() is None:
                 process.terminate()

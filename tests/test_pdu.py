@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import threading
 import time
 from collections.abc import Iterator
 
@@ -199,6 +200,24 @@ def test_arbitrary_bytes_end_in_a_typed_error(data: bytes) -> None:
         pytest.fail("an end of the data went unnoticed")
     finally:
         transport.close()
+
+
+def test_rest_of_a_pdu_is_seen_when_it_comes_and_not_at_the_next_tick() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        theirs = socket.create_connection(listener.getsockname())
+        ours, _ = listener.accept()
+    transport = PlainTransport(ours, tick_seconds=8.0)
+    view = memoryview(bytearray(100_000))
+    theirs.sendall(bytes(60_000))
+    # The reader has taken the first part, and waits, when less comes than that part.
+    rest = threading.Timer(0.3, theirs.sendall, [bytes(40_000)])
+    rest.start()
+    began = time.monotonic()
+    assert transport.read_some(view, len(view), time.monotonic() + 20) == len(view)
+    assert time.monotonic() - began < 4
+    rest.join()
+    theirs.close()
+    transport.close()
 
 
 def test_trickled_pdu_does_not_outlive_its_deadline(wire: tuple[socket.socket, PduReader]) -> None:

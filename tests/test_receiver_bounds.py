@@ -148,15 +148,3 @@ def test_drain_time_over_cuts_what_is_not_over() -> None:
         assert peer.is_closed()
     assert (outcome.ended, outcome.cut) == (0, 1)
     assert port.ends == [SessionEnd.LOST]
-
-
-def test_two_receivers_share_a_port() -> None:
-    first = Receiver(RecordingPort(), [Endpoint("127.0.0.1", 0)], reuse_port=True)
-    first.start()
-    second = Receiver(RecordingPort(), [Endpoint(*first.addresses[0])], reuse_port=True)
-    second.start()
-    assert first.addresses == second.addresses
-    first.stop(1)
-    with RawPeer(second.addresses[0]) as peer:
-        peer.associate()
-    second.stop(1)

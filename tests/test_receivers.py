@@ -52,7 +52,7 @@ def children(monkeypatch: pytest.MonkeyPatch) -> Children:
 
 @pytest.fixture
 def receivers(children: Children, tmp_path: Path) -> Iterator[_Receivers]:
-    dicom = {"receivers": 2, "tls_port": 4242, "plaintext_port": None, "drain_seconds": 0.1}
+    dicom = {"receivers": 2, "tls_port": 0, "plaintext_port": None, "drain_seconds": 0.1}
     made = _Receivers(tmp_path, Settings.model_validate({"dicom": dicom}))
     made.start()
     yield made

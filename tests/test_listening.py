@@ -1,0 +1,65 @@
+"""Sockets that several receivers accept from."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import ExitStack
+
+import pytest
+
+from crypto.errors import BadInput
+from gateway.listening import inherited_sockets, listening_socket
+from gateway.receiver import Endpoint, Receiver
+from tests.dicom_peers import RawPeer, RecordingPort, wait_until
+
+
+def _sharing(listener: socket.socket) -> Receiver:
+    receiver = Receiver(RecordingPort(), [Endpoint("127.0.0.1", 0)], listening=[listener.dup()])
+    receiver.start()
+    return receiver
+
+
+def test_two_receivers_share_a_socket_evenly() -> None:
+    with listening_socket("127.0.0.1", 0) as listener:
+        receivers = [_sharing(listener), _sharing(listener)]
+        try:
+            for _ in range(5):
+                with ExitStack() as stack:
+                    for _ in range(8):
+                        stack.enter_context(RawPeer(receivers[0].addresses[0])).associate()
+                    assert {receiver.connections for receiver in receivers} <= {3, 4, 5}
+                assert wait_until(lambda: not any(receiver.connections for receiver in receivers))
+        finally:
+            for receiver in receivers:
+                receiver.stop(1)
+
+
+def test_who_calls_while_one_receiver_ends_waits_for_the_next() -> None:
+    with listening_socket("127.0.0.1", 0) as listener:
+        _sharing(listener).stop(1)
+        with RawPeer(("127.0.0.1", listener.getsockname()[1])) as peer:
+            successor = _sharing(listener)
+            peer.associate()
+            successor.stop(1)
+
+
+def test_two_parents_may_hold_a_port_and_a_stranger_may_not() -> None:
+    with listening_socket("127.0.0.1", 0, is_shared=True) as first:
+        port = first.getsockname()[1]
+        listening_socket("127.0.0.1", port, is_shared=True).close()
+        with pytest.raises(BadInput, match=f"port {port} on 127.0.0.1 cannot be bound"):
+            listening_socket("127.0.0.1", port)
+
+
+def test_sockets_of_a_parent_are_those_of_the_configuration() -> None:
+    with listening_socket("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+        for addresses in ([("127.0.0.1", 0)], [("127.0.0.1", port)]):
+            (same,) = inherited_sockets([listener.dup().detach()], addresses)
+            assert same.getsockname() == listener.getsockname()
+            same.close()
+        for addresses in ([], [("127.0.0.1", port + 1)], [("127.0.0.1", port)] * 2):
+            with pytest.raises(BadInput, match="have changed"):
+                inherited_sockets([listener.dup().detach()], addresses)
+    with pytest.raises(BadInput, match="for the parent"):
+        inherited_sockets([10_000_000], [("127.0.0.1", port)])
