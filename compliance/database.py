@@ -11,6 +11,7 @@ Invariants
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -36,6 +37,8 @@ SQLModel.metadata.naming_convention = {
 
 _WRITES = "readgate_writes"
 _BUSY_TIMEOUT_MS = 30_000
+#: Until a file that another connection writes is asked again to go over to the write-ahead log.
+_GO_OVER_SECONDS = 0.01
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -123,10 +126,30 @@ def make_engine(url: str) -> Engine:
     return engine
 
 
+def log_ahead(connection: sqlite3.Connection) -> None:
+    """The file keeps a write-ahead log, synced at each commit, and a statement waits for a lock. Raises: sqlite3.OperationalError.
+
+    A file goes over to that log once, at its first connection. While another connection holds the write lock of the old journal, SQLite
+    answers "locked" at once, however long a statement may wait: processes that start together on a new file would fail by chance.
+    """
+    connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+    deadline = time.monotonic() + _BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            break
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
+                raise
+        time.sleep(_GO_OVER_SECONDS)
+    connection.execute("PRAGMA synchronous=FULL")
+
+
 def _configure_sqlite(dbapi_connection: sqlite3.Connection, _record: Any) -> None:
     # The driver's own transaction handling begins late and upgrades locks midway, which is how two readers both "win"; we begin ourselves.
     dbapi_connection.isolation_level = None
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={_BUSY_TIMEOUT_MS}", "secure_delete=ON"):
+    log_ahead(dbapi_connection)
+    for pragma in ("foreign_keys=ON", "secure_delete=ON"):
         dbapi_connection.execute(f"PRAGMA {pragma}")
 
 

@@ -22,6 +22,7 @@ import structlog
 from dbos import DBOS, DBOSConfig, DBOSConfiguredInstance, DBOSPortableJSONSerializer, PortableWorkflowError, SetWorkflowID
 from sqlalchemy import Engine, create_engine, event
 
+from compliance.database import log_ahead
 from crypto.errors import Conflict, NotAllowed, ReadgateError, RefusedContent, TemporarilyUnable
 from gateway.config import JobSettings
 
@@ -256,8 +257,7 @@ def _system_engine(url: str) -> Engine:
     engine = create_engine(url, connect_args={"check_same_thread": False, "timeout": 30})
 
     def configure(dbapi_connection: sqlite3.Connection, _record: object) -> None:
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000"):
-            dbapi_connection.execute(f"PRAGMA {pragma}")
+        log_ahead(dbapi_connection)
         # From Python 3.12 on DBOS asks for the time with the modifier of SQLite 3.42, whatever library that Python was built with: an older
         # one (that of Debian 12) answers NULL, and DBOS does not start.
         if sqlite3.sqlite_version_info < (3, 42):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -43,6 +44,22 @@ def test_row_that_somebody_else_wrote_first_may_be_asked_for_again(database: Dat
         session.add(Hospital(hospital_id="h1", name="Again", jurisdiction="DE", storage_country="DE", created_at=NOW))
     with database.reading() as session:
         assert session.get(Employer, "e1") is None
+
+
+def test_new_file_that_another_connection_writes_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "new.sqlite3"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE written (x)")
+    other.execute("BEGIN IMMEDIATE")
+    end = threading.Timer(0.3, other.rollback)
+    end.start()
+    made = Database(f"sqlite:///{path}")
+    with made.engine.connect() as connection:
+        modes = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous", "busy_timeout")]
+    assert modes == ["wal", 2, 30_000]
+    end.join()
+    made.close()
+    other.close()
 
 
 def test_row_that_contradicts_the_schema_is_no_passing_trouble(database: Database) -> None:
