@@ -17,6 +17,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
+from playwright.sync_api import expect
 
 from crypto.errors import NotFound
 from gateway.viewer_files import viewer_router
@@ -26,6 +27,8 @@ from tests import page_catalogue, page_samples
 
 CHROMIUM_ARGUMENTS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
 VIEWER = Path(__file__).resolve().parents[1] / "viewer" / "dist"
+#: Five seconds, the library's own, is what a slow disk may take for one save; how fast a page is is not what these tests ask.
+expect.set_options(timeout=30_000)
 AXE = VIEWER.parent / "node_modules" / "axe-core" / "axe.min.js"
 
 

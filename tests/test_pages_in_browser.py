@@ -182,7 +182,7 @@ def test_a_save_is_tried_again_when_the_gateway_comes_back(page: Page, script: S
     page.locator("#findings").fill("Typed while the gateway was away.")
     expect(page.locator("#save-state")).to_contain_text("trying again")
     script.draft_status = 200
-    expect(page.locator("#save-state")).to_have_text(re.compile("^Saved "), timeout=8000)
+    expect(page.locator("#save-state")).to_have_text(re.compile("^Saved "))
     assert script.drafts[-1]["sections"]["findings"] == "Typed while the gateway was away."
 
 

@@ -274,7 +274,7 @@ def test_right_that_ends_takes_the_images_off_the_screen_and_keeps_the_draft(
         try:
             # Five seconds are what the two clocks add up to; how long it takes on a busy machine is no matter of this test.
             assert REVOCATION_SECONDS + HEARTBEAT_SECONDS <= 5
-            expect(page.locator("#curtain")).to_be_visible(timeout=20_000)
+            expect(page.locator("#curtain")).to_be_visible()
             expect(page.locator("#curtain")).to_contain_text("licence")
             expect(page.locator("iframe")).to_have_count(0)
             # 2. The right is gone at the source, whatever the page shows.

@@ -92,7 +92,7 @@ def test_consent_withdrawn_by_command_closes_the_viewer_within_five_seconds(runn
     page.locator(f'tr[data-row="{step.procedure_step_uid}"]').get_by_role("button", name="Claim").click()
     page.wait_for_url("**/read/*")
     page.fill("#findings", "Typed before.")
-    expect(page.locator("#save-state")).to_contain_text("Saved", timeout=5000)
+    expect(page.locator("#save-state")).to_contain_text("Saved")
 
     command(data, "consent", "withdraw", "h1", pseudonym, "--reason", "Letter of the patient")
     expect(page.locator("#curtain")).to_contain_text("The patient withdrew the consent", timeout=_WAIT_SECONDS * 1000)
