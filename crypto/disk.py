@@ -22,7 +22,7 @@ _FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)
 
 
 class Disk:
-    """The operating system itself; `tests/test_spool.py` has the one that fails on purpose."""
+    """The operating system itself; `tests/faulty_disk.py` has the one that fails on purpose."""
 
     def write(self, descriptor: int, pieces: Sequence[bytes | bytearray | memoryview]) -> None:
         """All of `pieces` are in the page cache, in order. A failure may leave a prefix of them in the file."""

@@ -22,6 +22,7 @@ from reporting.signing import sign
 from tests.gateway_site import GatewaySite
 from worklist.addendum import begin_addendum
 from worklist.claim import claim, release
+from worklist.procedure_step import State
 from worklist.workitem import ProcedureStep, require_step
 
 SECTIONS = {"technique": "", "comparison": "", "findings": "No bleeding.", "impression": "Normal."}
@@ -214,3 +215,9 @@ def let_read_preliminarily(site: GatewaySite, reader_id: str = "r5") -> None:
         login = session.exec(select(LoginSession).where(LoginSession.principal_id == reader_id)).one()
         login.declared_country = login.ip_country = "IN"
         session.add(login)
+
+
+def nothing_signed(site: GatewaySite, step_uid: str, state: State = State.IN_PROGRESS) -> None:
+    assert (chain_of(site), deliveries_of(site), entries_of(site, EventType.SIGN)) == ([], [], [])
+    assert step_of(site, step_uid).state == state
+    assert is_log_sound(site)

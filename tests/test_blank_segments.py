@@ -16,7 +16,7 @@ from crypto.errors import IntegrityFailure, TemporarilyUnable
 from crypto.keys import FileKeyStore
 from crypto.spool import SegmentWriter, Spool
 from tests.faulty_disk import FaultyDisk, fail_every, fail_nth
-from tests.test_spool import FACTS, append_some, crash, path_of, payload, read_all
+from tests.spool_segments import FACTS, append_some, crash, path_of, payload, read_all
 
 
 @pytest.fixture

@@ -10,113 +10,33 @@ import imagecodecs
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from pydicom import dcmread, dcmwrite
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels.utils import pixel_array
 
 from compliance.burned_in import screen_pixels
-from compliance.device_masks import Box, DeviceMask, known_masks, mask_for_device, pixel_risk
+from compliance.device_masks import Box, pixel_risk
 from compliance.text_detection import DetectedText, TextDetector, open_text_detector
-
-NATIVE, IMPLICIT, BIG, HTJ2K, JPEG, RLE = (
-    "1.2.840.10008.1.2.1",
-    "1.2.840.10008.1.2",
-    "1.2.840.10008.1.2.2",
-    "1.2.840.10008.1.2.4.201",
-    "1.2.840.10008.1.2.4.50",
-    "1.2.840.10008.1.2.5",
+from tests.planted_text import (
+    AT,
+    BIG,
+    CT,
+    HTJ2K,
+    IDENTITY,
+    IMPLICIT,
+    JPEG,
+    NATIVE,
+    RLE,
+    SC,
+    PlantedText,
+    ground,
+    inside,
+    make_image,
+    named,
+    text_image,
 )
-US, CT, DX, SC = (f"1.2.840.10008.5.1.4.1.1.{last}" for last in ("6.1", "2", "1.1.1", "7"))
-IDENTITY = ["KOWALSKA^ANNA", "4821337", "19610203"]
-
-
-class PlantedText:
-    """A detector that finds a text wherever the box it was planted in is not flat: what a blanked box must make it lose."""
-
-    def __init__(self, *planted: tuple[tuple[int, int, int, int], str], stubborn: bool = False) -> None:
-        self.planted, self.stubborn, self.calls = planted, stubborn, 0
-
-    def read(
-        self,
-        picture: NDArray[np.uint8],
-        *,
-        closely: bool = False,
-        windows: Sequence[Box] | None = None,
-        settled: Sequence[Box] = (),
-    ) -> list[DetectedText]:
-        self.calls += 1
-        found = []
-        for (x0, y0, x1, y1), text in self.planted:
-            if self.stubborn or int(np.ptp(picture[y0:y1, x0:x1].astype(int))) > 60:
-                shift = 16 * self.calls if self.stubborn else 0
-                found.append(DetectedText(x0, y0 + shift, x1, y1 + shift, text, 0.95))
-        return found
-
-    def read_strokes(self, grey: NDArray[np.float32], *, windows: Sequence[Box], settled: Sequence[Box] = ()) -> list[DetectedText]:
-        return []
-
-
-def make_image(
-    values: NDArray[Any],
-    *,
-    sop_class_uid: str = US,
-    modality: str = "US",
-    syntax: str = NATIVE,
-    payload: bytes | None = None,
-    **attributes: Any,
-) -> Dataset:
-    """A dataset around the values: (rows, columns), (frames, rows, columns) or (rows, columns, 3)."""
-    colour = values.ndim == 3 and values.shape[-1] == 3
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = syntax
-    dataset.SOPClassUID, dataset.Modality = sop_class_uid, modality
-    frames = values.shape[0] if values.ndim == 3 and not colour else 1
-    dataset.Rows, dataset.Columns = values.shape[-3:-1] if colour else values.shape[-2:]
-    if frames > 1:
-        dataset.NumberOfFrames = frames
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = (3, "RGB") if colour else (1, "MONOCHROME2")
-    if colour:
-        dataset.PlanarConfiguration = 0
-    bits = values.dtype.itemsize * 8
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = bits, bits, bits - 1
-    dataset.PixelRepresentation = int(values.dtype.kind == "i")
-    for keyword, value in attributes.items():
-        setattr(dataset, keyword, value)
-    encapsulated = payload is not None
-    raw = payload if payload is not None else values.tobytes()
-    dataset.add_new("PixelData", "OW" if bits == 16 and not encapsulated else "OB", raw + b"\0" * (len(raw) % 2))
-    dataset["PixelData"].is_undefined_length = encapsulated
-    return dataset
-
-
-def ground(rows: int = 160, columns: int = 240, dtype: str = "u1") -> NDArray[Any]:
-    """An even picture of values from 20 to 60 with a lettering-like pattern at (20..60, 4..16)."""
-    values = np.random.default_rng(3).integers(20, 60, (rows, columns)).astype(dtype)
-    values[4:16, 20:60:4] = 250 if dtype == "u1" else 30000
-    return values
-
-
-AT = (18, 2, 62, 18)
-
-
-def named() -> PlantedText:
-    return PlantedText((AT, "KOWALSKA ANNA"))
-
-
-def text_image(text: str, *, rows: int = 160, columns: int = 360, at: tuple[int, int] = (12, 8), size: int = 16) -> NDArray[np.uint8]:
-    image = Image.new("L", (columns, rows))
-    ImageDraw.Draw(image).text(at, text, fill=230, font=ImageFont.load_default(size))
-    return np.asarray(image).copy()
-
-
-def inside(dataset: Dataset, boxes: Sequence[Any]) -> NDArray[np.bool_]:
-    covered = np.zeros((dataset.Rows, dataset.Columns), bool)
-    for x0, y0, x1, y1 in (box.box for box in boxes):
-        covered[y0:y1, x0:x1] = True
-    return covered
 
 
 @pytest.mark.parametrize(
@@ -422,72 +342,6 @@ def test_codestream_that_lies_or_breaks_is_held(codestream: bytes, reason: str) 
     dataset = make_image(ground(), syntax=JPEG, payload=encapsulate([codestream + b"\0" * (len(codestream) % 2)]))
     result = screen_pixels(dataset, IDENTITY, named())
     assert (result.outcome, result.reason) == ("HOLD", reason)
-
-
-def test_device_mask_is_blanked_first_and_not_read() -> None:
-    dataset = make_image(ground(), Manufacturer="Example", ManufacturerModelName="X1")
-    mask = mask_for_device(dataset, [(0, 0, 240, 20)], name="always for this device")
-    assert DeviceMask.from_json(mask.to_json()) == mask
-    result = screen_pixels(dataset, IDENTITY, named(), masks=[mask])
-    assert (result.outcome, result.masks, [box.why for box in result.boxes]) == ("CLEANED", ("always for this device",), ["mask"])
-    assert not mask.matches(make_image(ground(rows=200), Manufacturer="Example", ManufacturerModelName="X1"))
-
-
-def test_known_masks_fire_on_their_device_and_size_only() -> None:
-    matching = [
-        mask for mask in known_masks() if mask.matches(make_image(ground(600, 800), ManufacturerModelName="iU22", Manufacturer="Philips"))
-    ]
-    assert any((0, 0, 800, 59) in mask.boxes for mask in matching)
-    plain = make_image(ground(), sop_class_uid=CT, modality="CT", Manufacturer="SIEMENS", ImageType=["ORIGINAL", "PRIMARY", "AXIAL"])
-    assert not [mask for mask in known_masks() if mask.matches(plain)]
-    assert all(x0 < x1 and y0 < y1 for mask in known_masks() for x0, y0, x1, y1 in mask.boxes)
-
-
-def overlay_on(dataset: Dataset) -> Dataset:
-    plane = np.zeros((160, 240), np.uint8)
-    plane[4:16, 20:60:4] = 1
-    dataset.add_new(0x60000010, "US", 160)
-    dataset.add_new(0x60000011, "US", 240)
-    dataset.add_new(0x60000102, "US", 0)
-    dataset.add_new(0x60003000, "OB", np.packbits(plane.reshape(-1), bitorder="little").tobytes())
-    return dataset
-
-
-@pytest.mark.parametrize("detector, gone", [(None, True), (named(), True), (PlantedText((AT, "12 cm")), False)])
-def test_overlay_is_removed_unless_its_text_is_clinical(detector: TextDetector | None, gone: bool) -> None:
-    dataset = overlay_on(make_image(ground(), sop_class_uid=CT, modality="CT", ImageType=["ORIGINAL", "PRIMARY", "AXIAL"]))
-    result = screen_pixels(dataset, IDENTITY, detector)
-    assert ((0x6000, 0x3000) not in result.dataset, result.overlays_removed) == (gone, int(gone))
-    assert result.dataset.PixelData == dataset.PixelData and (0x6000, 0x3000) in dataset
-
-
-def test_overlay_without_pixels_is_judged_whatever_the_class() -> None:
-    dataset = overlay_on(make_image(ground()))
-    for keyword in ("PixelData", "Rows", "Columns"):
-        del dataset[keyword]
-    result = screen_pixels(dataset, IDENTITY, PlantedText((AT, "12 cm")))
-    assert (result.outcome, result.reason) == ("CLEAN", "") and (0x6000, 0x3000) in result.dataset
-    assert (0x6000, 0x3000) not in screen_pixels(dataset, IDENTITY, named()).dataset
-
-
-def test_zeros_behind_the_last_frame_are_padding() -> None:
-    padded = make_image(ground())
-    padded["PixelData"].value = padded.PixelData + bytes(130)
-    assert screen_pixels(padded, IDENTITY, PlantedText()).outcome == "CLEAN"
-    padded["PixelData"].value = padded.PixelData[:-1] + b"\1"
-    assert screen_pixels(padded, IDENTITY, PlantedText()).reason == "PIXEL_LENGTH_MISMATCH"
-
-
-def test_overlay_in_unused_bits_is_cleared() -> None:
-    values = (ground() % 200).astype("<u2")
-    drawn = values.copy()
-    drawn[40:60, 40:60] |= 0x8000
-    dataset = make_image(drawn, sop_class_uid=CT, modality="CT", ImageType=["ORIGINAL", "PRIMARY", "AXIAL"], BitsStored=12, HighBit=11)
-    dataset.add_new(0x60000100, "US", 16)
-    dataset.add_new(0x60000102, "US", 15)
-    result = screen_pixels(dataset, IDENTITY, None)
-    assert np.array_equal(np.frombuffer(result.dataset.PixelData, "<u2").reshape(values.shape), values)
-    assert result.overlays_removed == 1 and (0x6000, 0x0102) not in result.dataset
 
 
 def real_detector() -> TextDetector:

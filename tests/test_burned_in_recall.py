@@ -12,7 +12,7 @@ from bench.planted_frames import dataset_of, is_left_by_coding, make_cine, make_
 from compliance.burned_in import PixelScreening, ScreenedBox, screen_pixels
 from compliance.pixel_frames import frames_of, pixel_shape
 from compliance.text_detection import TextDetector, open_text_detector
-from tests.test_burned_in import PlantedText
+from tests.planted_text import PlantedText
 
 
 @pytest.fixture(scope="module")

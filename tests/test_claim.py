@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -16,61 +14,16 @@ from sqlmodel import col, select
 from compliance.audit import AuditEntry, EventType
 from compliance.credential import Consent, Credential, Evidence
 from compliance.database import Database
-from compliance.hospital import Hospital
 from crypto.errors import Conflict, NotAllowed, NotFound
 from gateway.schema import migrate
 from tests.postgres_server import postgres_server, postgres_url  # noqa: F401 (fixtures)
 from tests.reading_rows import HOSPITAL, ReadingRows, login_of
 from worklist.addendum import begin_addendum
 from worklist.claim import LEASE_MINUTES, OPEN_CLAIMS_MAX, expire_leases, heartbeat, release, require_claim
-from worklist.procedure_step import TRANSITION_TABLE, State, require_transition
+from worklist.procedure_step import State
 from worklist.revocation import revoke_ended_rights
 from worklist.routing import route
 from worklist.view_grant import GRANT_MINUTES, standing_grants
-
-# --- PS3.4 Table CC.1.1-2 -----------------------------------------------------------------------------------------------------
-
-#: N-ACTION rows of the table that Readgate has (requests to cancel somebody else's step are none of its acts): requested state, whether
-#: the request shows the right Transaction UID, and the cell under SCHEDULED, IN PROGRESS, COMPLETED, CANCELED.
-_TABLE = """
-IN PROGRESS | with    | to   | C302 | C300 | C300
-IN PROGRESS | without | C301 | C301 | C301 | C301
-SCHEDULED   | with    | C303 | C303 | C303 | C303
-SCHEDULED   | without | C303 | C303 | C303 | C303
-COMPLETED   | with    | C310 | to   | B306 | C300
-COMPLETED   | without | C301 | C301 | C301 | C301
-CANCELED    | with    | C310 | to   | C300 | B304
-CANCELED    | without | C301 | C301 | C301 | C301
-"""
-_COLUMNS = ("SCHEDULED", "IN PROGRESS", "COMPLETED", "CANCELED")
-
-
-def _cells() -> list[tuple[str, str, bool, str]]:
-    cells = []
-    for line in _TABLE.strip().splitlines():
-        requested, shown, *row = (part.strip() for part in line.split("|"))
-        cells += [(present, requested, shown == "with", cell) for present, cell in zip(_COLUMNS, row, strict=True)]
-    return cells
-
-
-@pytest.mark.parametrize(
-    ("present", "requested", "is_right", "cell"), _cells(), ids=[f"{p}-to-{r}-{'right' if i else 'wrong'}-uid" for p, r, i, _ in _cells()]
-)
-def test_transition_is_that_of_table_cc_1_1_2(present: str, requested: str, is_right: bool, cell: str) -> None:
-    transition = TRANSITION_TABLE[State(present), State(requested), is_right]
-    assert transition.is_allowed == (cell == "to")
-    assert transition.status == (0 if cell == "to" else int(cell, 16))
-    if cell == "to":
-        require_transition(State(present), State(requested), is_transaction_uid_right=is_right)
-    else:
-        with pytest.raises(Conflict) as refused:
-            require_transition(State(present), State(requested), is_transaction_uid_right=is_right)
-        assert refused.value.reason_code == transition.reason
-
-
-def test_table_has_no_other_cells() -> None:
-    assert len(TRANSITION_TABLE) == len(_cells()) == 32
-
 
 # --- one holder ---------------------------------------------------------------------------------------------------------------
 
@@ -100,80 +53,6 @@ def _rows(url: str) -> Iterator[ReadingRows]:
         yield ReadingRows(database)
     finally:
         database.close()
-
-
-_CONTENDERS = 200
-
-
-def _claims_at_once(rows: ReadingRows, url: str) -> None:
-    readers = [f"r{number}" for number in range(1, _CONTENDERS + 1)]
-    rows.add_site(*readers)
-    step_uid = rows.routed()
-    start, outcomes = threading.Barrier(_CONTENDERS), dict[str, str]()
-
-    def want(reader_id: str) -> None:
-        database = Database(url)
-        try:
-            with database.reading() as session:
-                session.get(Hospital, HOSPITAL)
-            start.wait(60)
-            rows.claim(step_uid, reader_id, database)
-            outcomes[reader_id] = "held"
-        except Conflict as refused:
-            outcomes[reader_id] = refused.reason_code
-        finally:
-            database.close()
-
-    threads = [threading.Thread(target=want, args=(reader_id,)) for reader_id in readers]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(120)
-    assert Counter(outcomes.values()) == {"held": 1, "ALREADY_IN_PROGRESS": _CONTENDERS - 1}
-    step = rows.step(step_uid)
-    assert outcomes[step.claiming_reader_id or ""] == "held" and step.state == State.IN_PROGRESS
-    with rows.database.reading() as session:
-        claimed = session.exec(select(AuditEntry).where(AuditEntry.event_type == EventType.CLAIM)).all()
-    assert [(entry.actor, entry.outcome) for entry in claimed] == [(step.claiming_reader_id, "0")]
-    verified = rows.verified_log()
-    assert verified.is_sound, verified.findings
-
-
-def test_200_concurrent_claims_leave_one_holder_on_sqlite(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'readgate.sqlite3'}"
-    with _rows(url) as rows:
-        _claims_at_once(rows, url)
-
-
-@pytest.mark.interop
-def test_200_concurrent_claims_leave_one_holder_on_postgresql(postgres_url: str) -> None:  # noqa: F811
-    with _rows(postgres_url) as rows:
-        _claims_at_once(rows, postgres_url)
-
-
-@pytest.mark.interop
-def test_workers_that_route_one_study_at_once_make_one_step(postgres_url: str) -> None:  # noqa: F811
-    with _rows(postgres_url) as rows:
-        rows.add_site("r1", "r2")
-        study, start = rows.add_study(), threading.Barrier(8)
-        made: list[bool] = []
-
-        def work() -> None:
-            database = Database(postgres_url)
-            with database.reading() as session:
-                session.get(Hospital, HOSPITAL)
-            start.wait(60)
-            with database.transaction() as session:
-                made.append(route(session, rows.law, study, now=rows.at, new_uid=rows.new_uid).is_new)
-            database.close()
-
-        threads = [threading.Thread(target=work) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
-        assert sorted(made) == [False] * 7 + [True]
-        assert rows.verified_log().is_sound
 
 
 def test_second_claim_is_refused_and_first_keeps_the_step(rows: ReadingRows) -> None:
@@ -208,33 +87,6 @@ def test_too_many_open_claims_are_refused(rows: ReadingRows) -> None:
         rows.claim(steps[-1])
     assert refused.value.reason_code == "TOO_MANY_OPEN_CLAIMS"
     assert rows.step(steps[-1]).state == State.SCHEDULED
-
-
-@pytest.mark.interop
-def test_claims_of_one_reader_at_once_do_not_pass_the_limit(postgres_url: str) -> None:  # noqa: F811
-    with _rows(postgres_url) as rows:
-        rows.add_site("r1")
-        steps = [rows.routed(patient=f"P{number}") for number in range(3 * OPEN_CLAIMS_MAX)]
-        start, refused = threading.Barrier(len(steps)), list[str]()
-
-        def want(step_uid: str) -> None:
-            database = Database(postgres_url)
-            with database.reading() as session:
-                session.get(Hospital, HOSPITAL)
-            start.wait(60)
-            try:
-                rows.claim(step_uid, "r1", database)
-            except NotAllowed as error:
-                refused.append(error.reason_code)
-            database.close()
-
-        threads = [threading.Thread(target=want, args=(step_uid,)) for step_uid in steps]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
-        assert refused == ["TOO_MANY_OPEN_CLAIMS"] * 2 * OPEN_CLAIMS_MAX
-        assert sum(rows.step(step_uid).state == State.IN_PROGRESS for step_uid in steps) == OPEN_CLAIMS_MAX
 
 
 def test_claim_without_a_login_or_in_somebody_elses_is_refused(rows: ReadingRows) -> None:

@@ -15,16 +15,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import hl7
 import pytest
 from pydicom.dataset import Dataset
-from pydicom.uid import EncapsulatedPDFStorage
-from pynetdicom import AE, evt
 from sqlmodel import select
 
 from compliance.audit import EventType
@@ -35,139 +31,26 @@ from crypto.errors import Conflict
 from crypto.signing_key import create_reader_key
 from gateway.application import open_application
 from gateway.config import Settings
-from gateway.delivery_senders import senders_of
 from gateway.demo_site import HospitalPorts, populate
-from gateway.negotiation import silence_pynetdicom
 from reporting import delivery
-from reporting.delivery import deliver
-from reporting.delivery_queue import BACKOFF_SECONDS, Delivery, DeliveryState, dead_letters, due_deliveries, release_dead_letter
-from reporting.mllp import frame, unframe
-from reporting.oru import acknowledgement
+from reporting.delivery_queue import BACKOFF_SECONDS, Delivery, DeliveryState, dead_letters, release_dead_letter
 from reporting.report import Report
 from reporting.report_copy import ReportCopy
 from reporting.verification import verify_report_pdf
 from tests.builders import PERSON, make_ct_study
+from tests.delivery_bench import Archive, Bench, Ris, point_targets
 from tests.gateway_site import Clock, GatewaySite, gateway_site
 from tests.peers import require_peer
 from tests.postgres_server import postgres_server, postgres_url  # noqa: F401 (fixtures)
 from tests.signing_desk import Desk, deliveries_of, entries_of, is_log_sound
 
 
-@dataclass
-class Archive:
-    """A C-STORE SCP that keeps what it takes in memory and answers as it is told."""
-
-    status: int = 0x0000
-    instances: list[Dataset] = field(default_factory=list)
-    port: int = 0
-
-    @contextmanager
-    def listening(self) -> Iterator[Archive]:
-        silence_pynetdicom()
-        entity = AE(ae_title="H1_ARCHIVE")
-        entity.add_supported_context(EncapsulatedPDFStorage)
-        server = entity.start_server(("127.0.0.1", self.port), block=False, evt_handlers=[(evt.EVT_C_STORE, self._store)])
-        assert server is not None
-        self.port = server.socket.getsockname()[1]
-        try:
-            yield self
-        finally:
-            server.shutdown()
-
-    def _store(self, event: Any) -> int:
-        if self.status == 0x0000:
-            self.instances.append(event.dataset)
-        return self.status
-
-
-@dataclass
-class Ris:
-    """An MLLP listener that keeps messages and answers with the code it is told, or hangs up."""
-
-    code: str = "AA"
-    messages: list[bytes] = field(default_factory=list)
-    port: int = 0
-
-    @contextmanager
-    def listening(self) -> Iterator[Ris]:
-        listener = socket.create_server(("127.0.0.1", 0))
-        self.port = listener.getsockname()[1]
-        thread = threading.Thread(target=self._serve, args=(listener,), daemon=True)
-        thread.start()
-        try:
-            yield self
-        finally:
-            listener.shutdown(socket.SHUT_RDWR)
-            listener.close()
-            thread.join(10)
-
-    def _serve(self, listener: socket.socket) -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            with connection:
-                received = b""
-                while True:
-                    message, received = unframe(received)
-                    if message is not None:
-                        break
-                    chunk = connection.recv(65536)
-                    if not chunk:
-                        break
-                    received += chunk
-                if message is None or self.code == "hang up":
-                    continue
-                if self.code == "AA":
-                    self.messages.append(message)
-                connection.sendall(frame(acknowledgement(message, self.code, now=datetime.now(UTC), control_id="77")))
-
-
-@dataclass
-class Bench:
-    """A site with a signed report for h1, and the peers it is to reach."""
-
-    site: GatewaySite
-    archive: Archive
-    ris: Ris
-
-    def attempt(self) -> list[str]:
-        """One attempt at everything that is due, over the network; the states in the order of the rows."""
-        app = self.site.app
-        with app.database.reading() as session:
-            due = due_deliveries(session, now=self.site.clock.at)
-        for delivery_pk in due:
-            self.deliver(delivery_pk)
-        return [row.state for row in deliveries_of(self.site)]
-
-    def deliver(self, delivery_pk: int) -> str:
-        app = self.site.app
-        return deliver(
-            app.database,
-            app.keys,
-            app.law,
-            delivery_pk=delivery_pk,
-            senders=senders_of(app),
-            signer_of=app.document_signer,
-            trust_roots=app.certificates.trust_roots(),
-            now=self.site.clock.at,
-        )
-
-
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
     with gateway_site(tmp_path / "site") as site, Archive().listening() as archive, Ris().listening() as ris:
-        _point_targets(site, {TargetKind.DICOM: archive.port, TargetKind.MLLP: ris.port})
+        point_targets(site, {TargetKind.DICOM: archive.port, TargetKind.MLLP: ris.port})
         Desk(site).report()
         yield Bench(site, archive, ris)
-
-
-def _point_targets(site: GatewaySite, ports: dict[TargetKind, int], hospital_id: str = "h1") -> None:
-    with site.app.database.transaction() as session:
-        for target in session.exec(select(ReportTarget).where(ReportTarget.hospital_id == hospital_id)).all():
-            target.port = ports[TargetKind(target.kind)]
-            session.add(target)
 
 
 def _document(dataset: Dataset) -> bytes:
@@ -248,7 +131,7 @@ def test_peer_that_is_away_is_tried_again_with_growing_pauses(tmp_path: Path) ->
     with gateway_site(tmp_path / "site") as site:
         archive, ris = Archive(), Ris()
         with archive.listening(), ris.listening():
-            _point_targets(site, {TargetKind.DICOM: archive.port, TargetKind.MLLP: ris.port})
+            point_targets(site, {TargetKind.DICOM: archive.port, TargetKind.MLLP: ris.port})
         Desk(site).report()
         bench = Bench(site, archive, ris)
         assert bench.attempt() == ["QUEUED", "QUEUED"]
@@ -328,7 +211,7 @@ def test_target_of_another_hospital_gets_nothing(bench: Bench) -> None:
         for row in session.exec(select(Delivery)).all():
             row.target_pk = foreign[row.kind] or 0
             session.add(row)
-    _point_targets(bench.site, {TargetKind.DICOM: bench.archive.port, TargetKind.MLLP: bench.ris.port}, "h2")
+    point_targets(bench.site, {TargetKind.DICOM: bench.archive.port, TargetKind.MLLP: bench.ris.port}, "h2")
     _refused(bench)
 
 
@@ -366,7 +249,7 @@ def test_changed_bytes_of_the_signed_report_are_not_sent(bench: Bench) -> None:
 @pytest.mark.interop
 def test_orthanc_takes_the_report_and_gives_the_same_bytes_back(bench: Bench, tmp_path: Path) -> None:
     with _orthanc(tmp_path / "orthanc") as (dicom_port, http_port):
-        _point_targets(bench.site, {TargetKind.DICOM: dicom_port, TargetKind.MLLP: bench.ris.port})
+        point_targets(bench.site, {TargetKind.DICOM: dicom_port, TargetKind.MLLP: bench.ris.port})
         assert bench.attempt() == ["DELIVERED", "DELIVERED"]
         (instance,) = json.loads(_get(http_port, "/instances"))
         document = _get(http_port, f"/instances/{instance}/pdf")

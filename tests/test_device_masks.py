@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 
 from compliance.burned_in import screen_pixels
 from compliance.device_masks import DeviceMask, known_masks, matching_masks, pixel_risk
-from tests.test_burned_in import IDENTITY, US, PlantedText, inside, make_image
+from tests.planted_text import IDENTITY, US, PlantedText, inside, make_image
 
 _OF_PICTURES = ("Rows", "Columns")
 

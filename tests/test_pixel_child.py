@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from compliance.pixel_child import PixelChild, PixelLimits
-from tests.test_burned_in import CT, HTJ2K, IDENTITY, ground, make_image, text_image
+from tests.planted_text import CT, HTJ2K, IDENTITY, ground, make_image, text_image
 
 pytestmark = pytest.mark.skipif(find_spec("rapidocr") is None, reason="the extra ocr is not installed")
 

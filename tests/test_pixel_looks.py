@@ -10,7 +10,7 @@ from pydicom import Dataset
 from compliance.burned_in import screen_pixels
 from compliance.pixel_frames import pixel_shape
 from compliance.pixel_looks import looks_of
-from tests.test_burned_in import IDENTITY, PlantedText, make_image, text_image
+from tests.planted_text import IDENTITY, PlantedText, make_image, text_image
 
 
 def _colour(frames: list[NDArray[np.uint8]]) -> Dataset:

@@ -19,7 +19,7 @@ import crypto.spool as spool_module
 from crypto.disk import Disk
 from crypto.keys import FileKeyStore
 from crypto.spool import FramePosition, Spool
-from tests.test_spool import FACTS, payload
+from tests.spool_segments import FACTS, payload
 
 BLANK_BYTES = 256 * 1024
 

@@ -12,7 +12,7 @@ from compliance.burned_in import screen_pixels
 from compliance.device_masks import Box
 from compliance.text_detection import DetectedText
 from compliance.text_ground import in_noise, on_even_ground
-from tests.test_burned_in import IDENTITY, PlantedText, ground, make_image
+from tests.planted_text import IDENTITY, PlantedText, ground, make_image
 
 PLACE = (96, 76, 144, 96)
 
