@@ -18,7 +18,10 @@ _OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 class Entry(NamedTuple):
-    """What lies at `path`: a file, an archive by its name, or neither: a device, a socket, a link wherever it leads."""
+    """What lies at `path`: a file, an archive by its name, or neither: a device, a socket, a link wherever it leads.
+
+    A folder whose names cannot be read counts as a file that cannot; its own name ends with a slash.
+    """
 
     name: str
     path: str
@@ -79,6 +82,10 @@ def _opened(path: str) -> int:
             raise no_file() from None
         raise RefusedContent("FILE_UNREADABLE", "the system could not read it") from None
     what = os.fstat(file)
+    if stat.S_ISDIR(what.st_mode):
+        # Its names could not be read, or it was a file a moment ago.
+        os.close(file)
+        raise RefusedContent("FILE_UNREADABLE", "a folder that the system could not read")
     # A folder above it may have become a link too. The kernel's own files say that they are files, and have no bytes on any disk.
     if not stat.S_ISREG(what.st_mode) or (not what.st_blocks and _is_of_kernel(file)):
         os.close(file)
@@ -96,13 +103,13 @@ def _is_of_kernel(file: int) -> bool:
 def regular_files(source: Path) -> Iterator[Path]:
     """`source`, or every file below it, no link followed: a medium must not reach out of itself.
 
-    Raises BadInput where there is nothing to read.
+    A folder below that cannot be read is there in place of its files. Raises BadInput where there is nothing to read.
     """
     if source.is_file():
         yield source
     elif source.is_dir():
         for entry, _ in _below(str(source)):
-            if entry.is_file(follow_symlinks=False):
+            if entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False):
                 yield Path(entry.path)
     else:
         raise BadInput(f"{source} is neither a file nor a folder")
@@ -111,18 +118,30 @@ def regular_files(source: Path) -> Iterator[Path]:
 def _of_folder(folder: str, outside: Path) -> Iterator[Entry]:
     for entry, name in _below(folder, outside):
         if not (entry.is_symlink() and Path(entry.path).resolve().is_relative_to(outside)):
-            yield Entry(name, entry.path, entry.is_file(follow_symlinks=False))
+            yield Entry(name, entry.path, entry.is_file(follow_symlinks=False) or name.endswith("/"))
 
 
 def _below(folder: str, outside: Path | None = None) -> Iterator[tuple[os.DirEntry[str], str]]:
-    """What is no folder, with its name from `folder` on. However deep they lie and however many they are, one level's names are held."""
-    levels = [iter(_inside(folder, "", outside))]
+    """What is no folder, or one that cannot be read, with its name from `folder` on.
+
+    However deep they lie and however many they are, one level's names are held. Raises BadInput where `folder` cannot be read.
+    """
+    try:
+        levels = [iter(_inside(folder, "", outside))]
+    except OSError:
+        raise BadInput(f"{folder} cannot be read") from None
     while levels:
         found = next(levels[-1], None)
         if found is None:
             levels.pop()
         elif found[0].is_dir(follow_symlinks=False):
-            levels.append(iter(_inside(found[0].path, found[1], outside)))
+            try:
+                levels.append(iter(_inside(found[0].path, found[1], outside)))
+            except OSError as problem:
+                if problem.errno in _OURS:
+                    raise
+                # Whatever lies in it is missed: its name says so, and that all beside it may belong to that.
+                yield found[0], f"{found[1]}/"
         else:
             yield found
 

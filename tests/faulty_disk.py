@@ -1,10 +1,14 @@
-"""A disk that fails on purpose: the one fake of the crypto package, at its one seam."""
+"""Disks that fail on purpose: the one fake of the crypto package, at its one seam, and folders that tell no names."""
 
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from crypto.disk import BLOCK_BYTES, Disk
 
@@ -83,3 +87,15 @@ def fail_nth(number: int, *, persisted: bool, code: int = errno.EIO) -> Plan:
 def fail_every(name: str, *, persisted: bool = False, code: int = errno.EIO) -> Plan:
     """Every effect of that name fails."""
     return lambda effect: (persisted, OSError(code, "injected")) if effect == name else (True, None)
+
+
+def no_names(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """What lies in `folder` cannot be listed."""
+    listed = os.scandir
+
+    def failing(path: str = ".") -> Any:
+        if str(path) == str(folder):
+            raise OSError(errno.EIO, "injected")
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", failing)

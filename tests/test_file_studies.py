@@ -20,6 +20,7 @@ from gateway.deidentify_run import DeidentifyRun
 from gateway.file_studies import FileStudies
 from tests.builders import make_ct_study, part10_of
 from tests.deid_samples import SECRET, clean_screen
+from tests.faulty_disk import no_names
 from tests.test_archive_attacks import member, tar_of
 from tests.test_file_child import outputs, refused
 
@@ -71,6 +72,15 @@ def test_a_file_missed_at_first_holds_the_study_that_lies_there(tmp_path: Path, 
     in_pass_one(monkeypatch, tmp_path / "in" / "a" / "1.dcm", FAILURES[reason])
     report = DeidentifyRun(TELEREAD, SECRET, clean_screen).folder(tmp_path / "in", tmp_path / "out")
     assert_held(report, tmp_path / "out", {"a/0.dcm": "IDENTITY_INCOMPLETE", "a/1.dcm": reason}, 2)
+
+
+def test_a_folder_missed_holds_what_may_belong_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    studies_in(tmp_path / "in")
+    (tmp_path / "in" / "c").mkdir()
+    no_names(monkeypatch, tmp_path / "in" / "c")
+    report = DeidentifyRun(TELEREAD, SECRET, clean_screen).folder(tmp_path / "in", tmp_path / "out")
+    assert report["passed"] == 0 and refused(report).pop("c/") == "FILE_UNREADABLE"
+    assert {*refused(report).values()} == {"FILE_UNREADABLE", "IDENTITY_INCOMPLETE"}
 
 
 def test_what_fails_beside_the_names_holds_the_study_that_was_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,12 +21,13 @@ import pytest
 from sqlmodel import select
 
 from compliance.part10 import dataset_of_file
-from crypto.errors import TemporarilyUnable
+from crypto.errors import BadInput, TemporarilyUnable
 from gateway import file_import, intake_limits
 from gateway.file_import import Import, import_files
 from gateway.processing import original_of, study_key_of
 from gateway.received import ReceivedInstance
 from tests.builders import make_ct_study, part10_of, payload_of
+from tests.faulty_disk import no_names
 from tests.gateway_site import GatewaySite, gateway_site
 
 MEMORY_BYTES_MAX = 512 << 20
@@ -147,6 +148,16 @@ def test_a_file_that_cannot_be_read_is_one_file(site: GatewaySite, medium: Path,
     monkeypatch.setattr(file_import, "_window", scratched)
     result = taken(site, medium)
     assert (result.received, result.refused) == (1, {"FILE_UNREADABLE": 1})
+
+
+def test_a_folder_that_cannot_be_read_is_one_file(site: GatewaySite, medium: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (medium / "scratched" / "below").mkdir(parents=True)
+    no_names(monkeypatch, medium / "scratched")
+    result = taken(site, medium)
+    assert (result.received, result.refused) == (1, {"FILE_UNREADABLE": 1})
+    no_names(monkeypatch, medium)
+    with pytest.raises(BadInput, match="cannot be read"):
+        taken(site, medium)
 
 
 def test_a_failing_disk_of_ours_is_not_the_mediums_fault(site: GatewaySite, medium: Path, monkeypatch: pytest.MonkeyPatch) -> None:
