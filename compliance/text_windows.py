@@ -35,6 +35,8 @@ _OVER_NOISE = 7.0
 #: The 20th percentile of a pixel's distance from the mean of its four neighbours, of noise of one standard deviation.
 _PERCENTILE_OF_NOISE = 0.283
 _PIXELS_PER_CELL = 4
+#: Strokes are told apart where they reach this share of the greatest in their cell, too.
+_CORE = 0.3
 #: A cell lies in a line where, along so many of its rows or columns, so many strokes begin in it and its two neighbours.
 _STROKES_OF_A_LINE = 4
 _ROWS_OF_A_LINE = 3
@@ -105,6 +107,10 @@ def _cells_of(picture: Grey, floor: float) -> Cells:
         cells = hits.reshape(rows // CELL, CELL, columns // CELL, CELL).sum(axis=(1, 3)) >= _PIXELS_PER_CELL
         if cells.any():
             lines = _in_lines(hits) | _in_lines(hits.T).T
+            # Out of no noise even the faintest edge of a letter counts, and joins it to the next one.
+            greatest = response.reshape(rows // CELL, CELL, columns // CELL, CELL).max(axis=(1, 3))
+            cores = hits & (response > np.repeat(np.repeat(greatest * _CORE, CELL, 0), CELL, 1))
+            lines |= _in_lines(cores) | _in_lines(cores.T).T
             for _ in range(2):
                 lines = _grown(_grown(lines, 0), 1)
             found |= cells & lines

@@ -80,3 +80,24 @@ def test_tiles_cover_the_length_with_overlap_and_no_more_than_needed(length: int
     assert all(end - start <= TILE_PIXELS for start, end in cut)
     assert all(before[1] - after[0] >= TILE_OVERLAP_PIXELS - 1 for before, after in pairwise(cut))
     assert sum(end - start for start, end in cut) <= length + (len(cut) - 1) * (TILE_OVERLAP_PIXELS + 1)
+
+
+#: "Doe, Maria" in a font of 8 pixels with smooth edges, as it came from a device that draws so; of each row the values, 0 a dot.
+_SMOOTH = """
+26 120 118 104 56 . . . . . . . . . . . . . . . . . 26 119 17 . 27 119 15 . . . . . . . . 30 56 . . . . .
+26 70 1 17 88 42 . . . . . . . . . . . . . . . . 26 88 60 . 69 89 15 . . . . . . . . . . . . . . .
+26 70 . . 26 73 10 92 115 86 4 8 87 116 99 18 . . . . . . 26 66 81 2 78 77 15 24 120 117 82 1 32 77 105 57 56 24 120 117 82 1
+26 70 . . 27 73 57 53 4 65 44 56 120 120 120 58 . . . . . . 26 66 57 59 45 77 15 18 100 119 120 18 32 83 5 30 56 18 100 119 120 18
+26 70 1 17 88 43 57 53 4 64 44 56 58 3 . . . . . . . . 26 66 15 113 7 77 15 57 53 12 88 21 32 55 . 30 56 57 53 12 88 21
+26 120 118 104 58 . 10 92 115 86 4 7 85 116 120 40 8 89 . . . . 26 66 . . . 77 15 23 108 102 84 21 32 55 . 30 56 23 108 102 84 21
+. . . . . . . . . . . . . . . . 31 45 . . . . . . . . . . . . . . . . . . . . . . . . . .
+"""
+
+
+@pytest.mark.parametrize("left", range(800, 816, 5))
+def test_small_letters_that_touch_by_their_smooth_edges_are_found_on_black(left: int) -> None:
+    rows = [[0 if value == "." else int(value) for value in row.split()] for row in _SMOOTH.split("\n") if row]
+    letters = np.asarray(rows, np.float32)
+    picture = np.zeros((256, 1024), np.float32)
+    picture[131 : 131 + letters.shape[0], left : left + letters.shape[1]] = letters
+    assert covered(picture, glyph_windows(picture))[picture > 0].all()
