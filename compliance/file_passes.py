@@ -81,13 +81,12 @@ class FilePasses:
         self._recent: dict[str, Pseudonymity] = {}
         self._told: dict[str, str] = {}
         self._archive: Archive | None = None
-        self._open: list[int] = []
 
     def answers(self, question: Answer, descriptors: list[int]) -> Iterator[Answer]:
-        """The answers to one question, the last with "end"; the descriptors are closed then, what was written to before it is told of."""
+        """The answers to one question, the last with "end"; the descriptors are closed then."""
         self._told = question.get("pseudonyms", {})
         self._allow(0)
-        open_ones = self._open = list(descriptors)
+        open_ones = list(descriptors)
         try:
             if "archive" in question:
                 self.close()
@@ -98,10 +97,10 @@ class FilePasses:
                 results = (self._learnt(reader_of(one), os.fstat(one).st_size) for one in open_ones)
             else:
                 half = len(open_ones) // 2
-                sources, sinks = open_ones[:half], iter(list(enumerate(open_ones[half:])))
+                sinks = iter(list(enumerate(open_ones[half:])))
                 results = (
                     self._made(reader_of(one), os.fstat(one).st_size, known, sinks)
-                    for one, known in zip(sources, question["known"], strict=True)
+                    for one, known in zip(open_ones[:half], question["known"], strict=True)
                 )
             yield from self._said(results)
         finally:
@@ -256,9 +255,6 @@ class FilePasses:
             raise RefusedContent("UID_MISMATCH", _CHANGED)
         number, sink = next(sinks)
         _write(sink, [file_head(made), *made.pieces])
-        self._open.remove(sink)
-        # Who named it while it is open here would have to copy it.
-        os.close(sink)
         names = [made.study_instance_uid, made.series_instance_uid, made.sop_instance_uid]
         return {"made": [*names, dict(made.action_counts), number]}
 

@@ -46,14 +46,27 @@ def listening_socket(host: str, port: int, *, is_shared: bool = False) -> socket
 
 
 def inherited_sockets(descriptors: Sequence[int], addresses: Sequence[tuple[str, int]]) -> list[socket.socket]:
-    """The parent's sockets, one for each of `addresses`. Raises: BadInput if they are not those, as when the configuration has changed."""
+    """The parent's sockets, one for each of `addresses`.
+
+    Raises: BadInput if they are not those, host and port, as when the configuration has changed: a port that it closes to others by now
+    must not stay open to them.
+    """
     try:
         sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
     except OSError:
         raise BadInput("--listening is for the parent of several receivers, which passes its sockets on") from None
-    ports = [int(each.getsockname()[1]) for each in sockets]
-    if len(ports) != len(addresses) or any(port not in (0, bound) for (_, port), bound in zip(addresses, ports, strict=True)):
+    if len(sockets) != len(addresses) or not all(map(_is_bound_to, sockets, addresses)):
         for each in sockets:
             each.close()
-        raise BadInput("the DICOM ports have changed since readgate serve was started; stop it and start it again")
+        raise BadInput("the DICOM ports or their host have changed since readgate serve was started; stop it and start it again")
     return sockets
+
+
+def _is_bound_to(listener: socket.socket, address: tuple[str, int]) -> bool:
+    host, port = address
+    bound = listener.getsockname()
+    try:
+        hosts = {found[4][0] for found in socket.getaddrinfo(host, None, listener.family, socket.SOCK_STREAM)}
+    except OSError:
+        return False
+    return bound[0] in hosts and port in (0, bound[1])

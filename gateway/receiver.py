@@ -6,7 +6,7 @@ Invariants
   places for connections that are no association yet are all taken, the oldest of the address that holds most of them loses its place:
   whoever dribbles bytes into hundreds of connections displaces himself.
 - The accepting loop ends only with `stop`. Running out of descriptors or threads costs the newest connection, not the listener.
-- Of several receivers on the same sockets the one with fewer connections is quicker to accept: their load is even, whatever comes at once.
+- Of several receivers on the same sockets the one with fewer connections is quicker to accept: but for floods their load is even.
 - `stop` lets every message that has begun come to its end and its answer, as long as the drain time lasts.
 """
 
@@ -33,9 +33,11 @@ from gateway.intake_port import LOCAL_LIMIT_EXCEEDED, IntakePort
 from gateway.listening import listening_socket, refuse_plaintext_beyond_loopback
 from gateway.negotiation import Negotiator, StorageOffer
 
-#: For each connection it has, a receiver that shares its sockets lets the others go first for so long; beyond so many it does not wait.
+#: For each connection it has, up to so many, a receiver that shares its sockets lets the others go first for so long.
 _TURN_SECONDS = 0.001
 _TURN_CONNECTIONS_MAX = 16
+#: In a flood of calls nobody is let first: a genuine one stands in the same queue.
+_TURNS_PER_SECOND_MAX = 20
 _PAUSE_SECONDS = 0.05
 _CUT_SECONDS = 5.0
 _ASSOCIATED = frozenset({AssociationState.IDLE, AssociationState.RECEIVING})
@@ -98,6 +100,7 @@ class Receiver:
         self._limits = limits or ReceiverLimits()
         self._negotiator = Negotiator(offer or StorageOffer())
         self._is_shared = bool(listening)
+        self._turns_since, self._turns = 0.0, 0
         self._lock = threading.Lock()
         self._associations: dict[Association, threading.Thread] = {}
         self._hospitals: Counter[str] = Counter()
@@ -191,7 +194,7 @@ class Receiver:
         while True:
             poll.poll()
             if self.drain_deadline is None and self._is_shared:
-                time.sleep(self._turn_seconds())
+                self._let_others_first()
             if self.drain_deadline is not None:
                 return
             try:
@@ -211,9 +214,13 @@ class Receiver:
                 self._log.error("connection_not_served", error_class=type(error).__name__)
                 time.sleep(_PAUSE_SECONDS)
 
-    def _turn_seconds(self) -> float:
-        connections = self.connections
-        return connections * _TURN_SECONDS if connections <= _TURN_CONNECTIONS_MAX else 0.0
+    def _let_others_first(self) -> None:
+        now = time.monotonic()
+        if now - self._turns_since >= 1.0:
+            self._turns_since, self._turns = now, 0
+        self._turns += 1
+        if self._turns <= _TURNS_PER_SECOND_MAX:
+            time.sleep(min(self.connections, _TURN_CONNECTIONS_MAX) * _TURN_SECONDS)
 
     def _begin(self, connection: socket.socket, address: str, endpoint: Endpoint) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

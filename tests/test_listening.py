@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from contextlib import ExitStack
 
 import pytest
@@ -34,6 +35,37 @@ def test_two_receivers_share_a_socket_evenly() -> None:
                 receiver.stop(1)
 
 
+def test_a_receiver_with_many_connections_leaves_the_next_to_one_with_few() -> None:
+    with listening_socket("127.0.0.1", 0) as listener, ExitStack() as stack:
+        address = listener.getsockname()[:2]
+        before = _sharing(listener)
+        stack.callback(before.stop, 1)
+        for _ in range(20):
+            stack.enter_context(RawPeer(address)).associate()
+        # So many within a second were a flood.
+        time.sleep(1.0)
+        after = _sharing(listener)
+        stack.callback(after.stop, 1)
+        for _ in range(20):
+            stack.enter_context(RawPeer(address)).associate()
+        assert before.connections + after.connections == 40 and after.connections >= 10
+
+
+def test_in_a_flood_nobody_is_let_first() -> None:
+    with listening_socket("127.0.0.1", 0) as listener, ExitStack() as stack:
+        receiver = _sharing(listener)
+        stack.callback(receiver.stop, 1)
+        for _ in range(20):
+            stack.enter_context(RawPeer(receiver.addresses[0])).associate()
+        began = time.monotonic()
+        for _ in range(600):
+            socket.create_connection(receiver.addresses[0]).close()
+        with RawPeer(receiver.addresses[0]) as genuine:
+            genuine.associate()
+        # 600 turns of 16 ms would be ten seconds.
+        assert time.monotonic() - began < 5
+
+
 def test_who_calls_while_one_receiver_ends_waits_for_the_next() -> None:
     with listening_socket("127.0.0.1", 0) as listener:
         _sharing(listener).stop(1)
@@ -58,7 +90,14 @@ def test_sockets_of_a_parent_are_those_of_the_configuration() -> None:
             (same,) = inherited_sockets([listener.dup().detach()], addresses)
             assert same.getsockname() == listener.getsockname()
             same.close()
-        for addresses in ([], [("127.0.0.1", port + 1)], [("127.0.0.1", port)] * 2):
+        for addresses in (
+            [],
+            [("127.0.0.1", port + 1)],
+            [("127.0.0.1", port)] * 2,
+            [("0.0.0.0", port)],
+            [("::1", port)],
+            [("no.such.host.", 0)],
+        ):
             with pytest.raises(BadInput, match="have changed"):
                 inherited_sockets([listener.dup().detach()], addresses)
     with pytest.raises(BadInput, match="for the parent"):

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import errno
-import fcntl
-import mmap
 import os
-import socket
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from compliance.deid_profile import TELEREAD, Option, profile_of
+from compliance.deid_profile import TELEREAD
 from crypto.errors import RefusedContent
 from gateway.deidentify_run import DeidentifyRun
 from gateway.output_files import OutputFiles
@@ -39,8 +36,7 @@ def test_who_wrote_a_file_has_no_hand_on_it_when_it_is_named(
     files = OutputFiles(tmp_path / "out")
     files._has_nameless = files._has_nameless and has_nameless
     written = os.urandom(3 << 20)
-    # As in another process: closed there by nobody.
-    descriptor = os.dup(*files.wanted(1))
+    (descriptor,) = files.wanted(1)
     os.write(descriptor, written)
     os.fchmod(descriptor, 0o4777)
     os.utime(descriptor, (0, 0))
@@ -53,87 +49,7 @@ def test_who_wrote_a_file_has_no_hand_on_it_when_it_is_named(
     assert named.read_bytes() == written and mode.st_mode == plain.st_mode and stat.S_ISREG(mode.st_mode)
     assert (mode.st_uid, mode.st_nlink) == (plain.st_uid, 1) and mode.st_mtime > 1e9
     files.drop()
-    os.close(descriptor)
     assert list(outputs(tmp_path / "out")) == ["a/b"]
-
-
-def _has_leases(folder: Path) -> bool:
-    path = folder / "lease"
-    path.touch()
-    with path.open() as file:
-        try:
-            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-        except OSError:
-            return False
-    return True
-
-
-def _mapped(descriptor: int) -> object:
-    return mmap.mmap(descriptor, 5)
-
-
-def _on_its_way(descriptor: int) -> object:
-    pair = socket.socketpair()
-    socket.send_fds(pair[0], [b"."], [descriptor])
-    return pair
-
-
-@pytest.mark.skipif(not hasattr(fcntl, "F_SETLEASE") or not hasattr(os, "O_TMPFILE"), reason="Linux alone has both")
-@pytest.mark.parametrize(
-    ("meddle", "is_copy"),
-    [
-        (lambda descriptor: None, False),
-        (os.dup, True),
-        (_mapped, True),
-        (_on_its_way, True),
-        (lambda descriptor: os.fchmod(descriptor, 0o4777), True),
-        (lambda descriptor: os.setxattr(descriptor, "user.note", b"x"), True),
-    ],
-    ids=["nothing", "duplicate", "mapping", "in a socket", "mode", "attribute"],
-)
-def test_the_file_itself_is_named_where_nobody_can_write_to_it(tmp_path: Path, meddle: Callable[[int], Any], is_copy: bool) -> None:
-    if not _has_leases(tmp_path):
-        pytest.skip("no leases on this file system")
-    files = OutputFiles(tmp_path / "out")
-    for round_ in range(2):
-        (descriptor,) = files.wanted(1)
-        os.write(descriptor, b"written")
-        number = os.fstat(descriptor).st_ino
-        try:
-            kept = meddle(descriptor)
-        except OSError:
-            pytest.skip("no such attribute on this file system")
-        files.name(0, "a", str(round_))
-        named = (tmp_path / "out" / "a" / str(round_)).stat()
-        assert (named.st_ino != number) is is_copy and named.st_nlink == 1 and named.st_mode & 0o7777 == 0o666 & ~_umask()
-        assert not os.listxattr(tmp_path / "out" / "a" / str(round_))
-        if isinstance(kept, int):
-            os.pwrite(kept, b"late", 0)
-            os.close(kept)
-        elif isinstance(kept, tuple):
-            for one in kept:
-                one.close()
-        files.settle()
-    files.drop()
-    assert outputs(tmp_path / "out") == {"a/0": b"written", "a/1": b"written"}
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
-
-
-def test_child_closes_what_it_has_written_before_it_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So nothing is copied where the kernel has leases."""
-    if not hasattr(os, "O_TMPFILE") or not _has_leases(tmp_path):
-        pytest.skip("no leases on this file system")
-    slices_in(tmp_path / "in", 5)
-    copied: list[str] = []
-    real = OutputFiles._publish_copy
-    monkeypatch.setattr(OutputFiles, "_publish_copy", lambda *given: copied.append(given[2]) or real(*given))
-    report = DeidentifyRun(profile_of([Option.CLEAN_DESCRIPTORS]), SECRET).folder(tmp_path / "in", tmp_path / "out")
-    assert (report["passed"], copied) == (5, [])
 
 
 def test_what_is_handed_out_again_is_empty(tmp_path: Path) -> None:
