@@ -128,7 +128,9 @@ def _below(folder: str, outside: Path | None = None) -> Iterator[tuple[os.DirEnt
     """
     try:
         levels = [iter(_inside(folder, "", outside))]
-    except OSError:
+    except OSError as problem:
+        if problem.errno in _OURS:
+            raise
         raise BadInput(f"{folder} cannot be read") from None
     while levels:
         found = next(levels[-1], None)

@@ -182,6 +182,11 @@ class _Receivers:
             code = process.poll()
             if code is None or number == self._turn or number in self._given_up:
                 continue
+            if code == 2 and any(other.poll() is None for other in self._running.values()):
+                # What is configured by now is wrong; the others run as they were told before.
+                log.error("receiver_not_replaced", receiver=number, exit_code=code)
+                self._put_back(number)
+                continue
             if code == 2 or not self._may_restart():
                 # Bad configuration said so on stderr itself.
                 log.error("receivers_given_up", receiver=number, exit_code=code)

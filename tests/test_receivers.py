@@ -119,6 +119,30 @@ def test_successor_with_a_wrong_configuration_takes_nobody_down_and_comes_back(
     _look_until(receivers, lambda: len(receivers._deaths) == 1 and len(_process_ids(receivers)) == 2)
 
 
+def test_a_death_under_a_configuration_that_is_wrong_by_now_leaves_the_others_alone(
+    receivers: _Receivers, children: Children, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "_RETRY_SECONDS", 0.2)
+    before, children.code = _process_ids(receivers), _FAILS
+    os.kill(before[0], signal.SIGKILL)
+    _look_until(receivers, lambda: 0 in receivers._given_up)
+    assert _process_ids(receivers) == {1: before[1]}
+    children.code = _LISTENS
+    _look_until(receivers, lambda: not receivers._given_up)
+    assert _process_ids(receivers).keys() == {0, 1}
+
+
+def test_configuration_that_no_receiver_takes_ends_them_all(receivers: _Receivers, children: Children) -> None:
+    before, children.code = _process_ids(receivers), _FAILS
+    for process_id in before.values():
+        os.kill(process_id, signal.SIGKILL)
+    until, code = time.monotonic() + 20, None
+    while code is None and time.monotonic() < until:
+        code = receivers.look()
+        time.sleep(0.02)
+    assert code == 2
+
+
 def test_receiver_that_waits_to_be_tried_again_has_its_turn_when_asked(receivers: _Receivers, children: Children) -> None:
     before, children.code = _process_ids(receivers), _FAILS
     receivers.restart_one_by_one()
