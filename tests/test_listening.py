@@ -24,11 +24,12 @@ def test_two_receivers_share_a_socket_evenly() -> None:
     with listening_socket("127.0.0.1", 0) as listener:
         receivers = [_sharing(listener), _sharing(listener)]
         try:
-            for _ in range(5):
+            # More than twenty calls in a second were a flood.
+            for _ in range(2):
                 with ExitStack() as stack:
                     for _ in range(8):
                         stack.enter_context(RawPeer(receivers[0].addresses[0])).associate()
-                    assert {receiver.connections for receiver in receivers} <= {3, 4, 5}
+                    assert {receiver.connections for receiver in receivers} <= {2, 3, 4, 5, 6}
                 assert wait_until(lambda: not any(receiver.connections for receiver in receivers))
         finally:
             for receiver in receivers:
@@ -48,7 +49,7 @@ def test_a_receiver_with_many_connections_leaves_the_next_to_one_with_few() -> N
         stack.callback(after.stop, 1)
         for _ in range(20):
             stack.enter_context(RawPeer(address)).associate()
-        assert before.connections + after.connections == 40 and after.connections >= 10
+        assert before.connections + after.connections == 40 and after.connections >= 12
 
 
 def test_in_a_flood_nobody_is_let_first() -> None:
@@ -58,12 +59,12 @@ def test_in_a_flood_nobody_is_let_first() -> None:
         for _ in range(20):
             stack.enter_context(RawPeer(receiver.addresses[0])).associate()
         began = time.monotonic()
-        for _ in range(600):
+        for _ in range(1000):
             socket.create_connection(receiver.addresses[0]).close()
         with RawPeer(receiver.addresses[0]) as genuine:
             genuine.associate()
-        # 600 turns of 16 ms would be ten seconds.
-        assert time.monotonic() - began < 5
+        # A thousand turns of 16 ms would be sixteen seconds.
+        assert time.monotonic() - began < 12
 
 
 def test_who_calls_while_one_receiver_ends_waits_for_the_next() -> None:
