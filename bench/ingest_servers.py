@@ -67,10 +67,10 @@ def serve_readgate(port: int, directory: Path, descriptor: int | None = None) ->
         now=lambda: datetime.now(UTC),
     )
     receiver = Receiver(intake, [Endpoint("127.0.0.1", port)], listening=() if descriptor is None else [socket.socket(fileno=descriptor)])
-    receiver.start()
-    os.write(sys.stdout.fileno(), b"1")
     stopped = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    receiver.start()
+    os.write(sys.stdout.fileno(), b"1")
     stopped.wait()
     receiver.stop(5)
     blanks.stop()

@@ -23,6 +23,7 @@ from compliance.database import Database
 from crypto.keys import FileKeyStore
 from crypto.spool import FramePosition, Spool
 from gateway.intake import read_spooled_payload
+from gateway.listening import listening_socket
 from gateway.received import ReceivedInstance
 from tests.builders import make_ct_study
 from tests.dicom_peers import wait_until
@@ -36,26 +37,24 @@ SMALL = Work("small", "1.2.840.10008.5.1.4.1.1.2", 24, 64, 64)
 
 @contextmanager
 def receivers(folder: Path, count: int) -> Iterator[tuple[tuple[str, int], list[subprocess.Popen[bytes]]]]:
-    """Receiver processes with the whole intake, sharing a port and a data folder."""
+    """Receiver processes with the whole intake, sharing a socket and a data folder."""
     prepare_readgate(folder)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    command = [sys.executable, "-m", "bench.ingest_servers", "readgate", str(port), str(folder)]
-    processes = [subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL) for _ in range(count)]
-    try:
-        assert wait_until(lambda: all(_is_listening(process) for process in processes), 60)
-        yield ("127.0.0.1", port), processes
-    finally:
-        for process in processes:
-            process.terminate()
-        codes = [process.wait(60) for process in processes]
+    with listening_socket("127.0.0.1", 0) as listener:
+        port, descriptor = int(listener.getsockname()[1]), listener.fileno()
+        command = [sys.executable, "-m", "bench.ingest_servers", "readgate", str(port), str(folder), str(descriptor)]
+        processes = [subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, pass_fds=(descriptor,)) for _ in range(count)]
+        try:
+            # Each says so once it listens.
+            assert [process.stdout.read(1) for process in processes if process.stdout is not None] == [b"1"] * count
+            yield ("127.0.0.1", port), processes
+        finally:
+            for process in processes:
+                process.terminate()
+            codes = [process.wait(60) for process in processes]
+            for process in processes:
+                if process.stdout is not None:
+                    process.stdout.close()
     assert codes == [0] * count
-
-
-def _is_listening(process: subprocess.Popen[bytes]) -> bool:
-    names = [path.read_text() for path in Path(f"/proc/{process.pid}/task").glob("*/comm")] if process.poll() is None else []
-    return any("dicom-accept" in name for name in names) or len(names) >= 3
 
 
 def _resident_bytes(process: subprocess.Popen[bytes], field: str) -> int:
