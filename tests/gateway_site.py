@@ -325,3 +325,8 @@ def _folder() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="readgate-site-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
+
+
+def received(site: GatewaySite, hospital_id: str = "h1", **order: str) -> str:
+    """A study of one slice with an order, processed: its UID, or nothing where it is held."""
+    return site.process(site.receive(make_ct_study(instances=1), hospital_id, order={"indication": "Cough.", **order}))

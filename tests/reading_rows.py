@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -22,6 +23,7 @@ from compliance.principal import LoginSession, Principal, Role
 from compliance.study import Study
 from crypto.checkpoint import LogSigner
 from crypto.ed25519 import ed25519_key_of_seed, ed25519_public_pem
+from gateway.schema import migrate
 from worklist.claim import Claim, claim
 from worklist.routing import route
 from worklist.view_grant import ViewGrant, open_view
@@ -226,3 +228,14 @@ class ReadingRows:
 def login_of(reader_id: str) -> str:
     """The digest under which the reader is logged in."""
     return f"login-of-{reader_id}"
+
+
+@contextmanager
+def rows_at(url: str) -> Iterator[ReadingRows]:
+    """Rows in a new database at `url`."""
+    database = Database(url)
+    migrate(database)
+    try:
+        yield ReadingRows(database)
+    finally:
+        database.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,9 +14,8 @@ from compliance.audit import AuditEntry, EventType
 from compliance.credential import Consent, Credential, Evidence
 from compliance.database import Database
 from crypto.errors import Conflict, NotAllowed, NotFound
-from gateway.schema import migrate
 from tests.postgres_server import postgres_server, postgres_url  # noqa: F401 (fixtures)
-from tests.reading_rows import HOSPITAL, ReadingRows, login_of
+from tests.reading_rows import HOSPITAL, ReadingRows, login_of, rows_at
 from worklist.addendum import begin_addendum
 from worklist.claim import LEASE_MINUTES, OPEN_CLAIMS_MAX, expire_leases, heartbeat, release, require_claim
 from worklist.procedure_step import State
@@ -32,7 +30,7 @@ from worklist.view_grant import GRANT_MINUTES, standing_grants
 def site_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The database of a site with two readers, made once."""
     path = tmp_path_factory.mktemp("rows") / "readgate.sqlite3"
-    with _rows(f"sqlite:///{path}") as made:
+    with rows_at(f"sqlite:///{path}") as made:
         made.add_site("r1", "r2")
     return path
 
@@ -43,16 +41,6 @@ def rows(tmp_path: Path, site_file: Path) -> Iterator[ReadingRows]:
     database = Database(f"sqlite:///{tmp_path / 'readgate.sqlite3'}")
     yield ReadingRows(database)
     database.close()
-
-
-@contextmanager
-def _rows(url: str) -> Iterator[ReadingRows]:
-    database = Database(url)
-    migrate(database)
-    try:
-        yield ReadingRows(database)
-    finally:
-        database.close()
 
 
 def test_second_claim_is_refused_and_first_keeps_the_step(rows: ReadingRows) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,23 +13,11 @@ from compliance.audit import AuditEntry, EventType
 from compliance.database import Database
 from compliance.hospital import Hospital
 from crypto.errors import Conflict, NotAllowed
-from gateway.schema import migrate
 from tests.postgres_server import postgres_server, postgres_url  # noqa: F401 (fixtures)
-from tests.reading_rows import HOSPITAL, ReadingRows
+from tests.reading_rows import HOSPITAL, ReadingRows, rows_at
 from worklist.claim import OPEN_CLAIMS_MAX
 from worklist.procedure_step import State
 from worklist.routing import route
-
-
-@contextmanager
-def _rows(url: str) -> Iterator[ReadingRows]:
-    database = Database(url)
-    migrate(database)
-    try:
-        yield ReadingRows(database)
-    finally:
-        database.close()
-
 
 _CONTENDERS = 200
 
@@ -72,19 +58,19 @@ def _claims_at_once(rows: ReadingRows, url: str) -> None:
 
 def test_200_concurrent_claims_leave_one_holder_on_sqlite(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'readgate.sqlite3'}"
-    with _rows(url) as rows:
+    with rows_at(url) as rows:
         _claims_at_once(rows, url)
 
 
 @pytest.mark.interop
 def test_200_concurrent_claims_leave_one_holder_on_postgresql(postgres_url: str) -> None:  # noqa: F811
-    with _rows(postgres_url) as rows:
+    with rows_at(postgres_url) as rows:
         _claims_at_once(rows, postgres_url)
 
 
 @pytest.mark.interop
 def test_workers_that_route_one_study_at_once_make_one_step(postgres_url: str) -> None:  # noqa: F811
-    with _rows(postgres_url) as rows:
+    with rows_at(postgres_url) as rows:
         rows.add_site("r1", "r2")
         study, start = rows.add_study(), threading.Barrier(8)
         made: list[bool] = []
@@ -109,7 +95,7 @@ def test_workers_that_route_one_study_at_once_make_one_step(postgres_url: str) -
 
 @pytest.mark.interop
 def test_claims_of_one_reader_at_once_do_not_pass_the_limit(postgres_url: str) -> None:  # noqa: F811
-    with _rows(postgres_url) as rows:
+    with rows_at(postgres_url) as rows:
         rows.add_site("r1")
         steps = [rows.routed(patient=f"P{number}") for number in range(3 * OPEN_CLAIMS_MAX)]
         start, refused = threading.Barrier(len(steps)), list[str]()

@@ -27,8 +27,7 @@ from gateway import worklist_page
 from gateway.register_effects import take_effect
 from reporting.content import ReportKind
 from reporting.signing import sign
-from tests.builders import make_ct_study
-from tests.gateway_site import PAGE, GatewaySite, gateway_site
+from tests.gateway_site import PAGE, GatewaySite, gateway_site, received
 from tests.signing_desk import Desk
 from worklist.routed_reader import RoutedReader
 from worklist.unclaimed import why_unclaimed
@@ -228,10 +227,6 @@ def test_review_and_notice_are_owed_by_whatever_rule_asks_for_them(
 
 
 # --- STORE ------------------------------------------------------------------------------------------------------------------------
-
-
-def received(site: GatewaySite, hospital_id: str = "h1", **order: str) -> str:
-    return site.process(site.receive(make_ct_study(instances=1), hospital_id, order={"indication": "Cough.", **order}))
 
 
 def held_reason(site: GatewaySite) -> tuple[str, str]:

@@ -14,8 +14,7 @@ from compliance.decision import replay
 from compliance.decision_log import DecisionRow
 from compliance.order import payer_of
 from compliance.patient_status import state_patient
-from tests.builders import make_ct_study
-from tests.gateway_site import PAGE, GatewaySite, gateway_site
+from tests.gateway_site import PAGE, GatewaySite, gateway_site, received
 from tests.reading_rows import ReadingRows
 
 
@@ -29,10 +28,6 @@ def site(tmp_path: Path) -> Iterator[GatewaySite]:
 def empty(tmp_path: Path) -> Iterator[GatewaySite]:
     with gateway_site(tmp_path / "data", has_study=False) as made:
         yield made
-
-
-def received(site: GatewaySite, hospital_id: str = "h1", **order: str) -> str:
-    return site.process(site.receive(make_ct_study(instances=1), hospital_id, order={"indication": "Cough.", **order}))
 
 
 def stored_decisions(site: GatewaySite) -> list[dict[str, Any]]:
